@@ -1,0 +1,128 @@
+"""What a policy sees and what it answers.  Pure data; costs are joules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from zeus_runtime.protocol import Outcome
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What may be chosen for a job.
+
+    Args:
+        batch_sizes: the arms, ascending, without duplicates.
+        default_batch_size: what the user runs today; one of `batch_sizes`.
+        max_epochs: most epochs of one attempt.
+        max_attempts: attempts of one recurrence; the last is the default
+            batch size without a threshold.
+    """
+
+    batch_sizes: tuple[int, ...]
+    default_batch_size: int
+    max_epochs: int
+    max_attempts: int = 5
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One attempt that ended with something to learn, in the order of the store.
+
+    Args:
+        attempt_id: unique; a policy counts each id once.
+        recurrence: ordinal of its recurrence in the job, from 1.
+        attempt: number of the attempt in its recurrence, from 1.
+        epochs: complete epochs.
+        cost_joules: cost of the whole attempt, profiling included.
+        epoch_cost_joules: cost of one epoch at the power limit that was held;
+            None if it was not measured.
+        milestones: (epoch, metric) each time the best metric improved.
+    """
+
+    attempt_id: int
+    recurrence: int
+    attempt: int
+    batch_size: int
+    outcome: Outcome
+    epochs: int
+    cost_joules: float
+    epoch_cost_joules: float | None
+    gpu_model: str = ""
+    gpu_count: int = 1
+    milestones: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The recurrence that needs a decision.
+
+    Args:
+        recurrence: its ordinal, from 1.
+        failed: batch sizes already tried in this recurrence without success, in order.
+        in_flight: batch sizes of the runs of other recurrences that go on now.
+        gpu_model, gpu_count: where the run is expected to be placed; "" if unknown.
+    """
+
+    recurrence: int
+    failed: tuple[int, ...] = ()
+    in_flight: tuple[int, ...] = ()
+    gpu_model: str = ""
+    gpu_count: int = 1
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt to decide, from 1."""
+        return len(self.failed) + 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How one arm looked when the decision was made.
+
+    Args:
+        expected_cost_joules: of one attempt that runs until it reaches the target; None: unknown.
+        success_probability: that the target is reached at all.
+        score: what the policy ranks by, higher is better; None where it does not rank.
+        note: one of the policy's own words, e.g. "pruned", "in flight".
+    """
+
+    batch_size: int
+    runs: int
+    expected_cost_joules: float | None = None
+    standard_deviation_joules: float | None = None
+    success_probability: float | None = None
+    score: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decision with its reason, as data and as one plain sentence."""
+
+    batch_size: int
+    cost_threshold_joules: float | None
+    sentence: str
+    candidates: tuple[Candidate, ...] = ()
+    policy: str = ""
+
+
+class Policy(Protocol):
+    """Chooses a batch size.  A pure function of its arguments.
+
+    The same observations in the same order, situation and seed give the same
+    choice on every machine: that is what makes replay and explain possible.
+    """
+
+    name: str
+
+    def choose(
+        self,
+        problem: Problem,
+        observations: tuple[Observation, ...],
+        situation: Situation,
+        seed: int,
+    ) -> Choice:
+        """Return the batch size and threshold of the next attempt."""
+        ...

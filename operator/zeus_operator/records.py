@@ -1,0 +1,181 @@
+"""Facts as the store holds them: what `plan` decides on and what the program shows.
+
+Frozen and free of SQL.  Times are aware datetimes in UTC, energies joules.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from zeus_operator.optimizer.types import Candidate, Observation
+from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
+
+
+class RecurrenceKind(enum.StrEnum):
+    """Why a recurrence exists."""
+
+    LEARNED = "learned"  # the policy decides
+    CONTROL = "control"  # the default batch size at the power limit found, to measure savings
+
+
+class RecurrenceState(enum.StrEnum):
+    """Where a recurrence stands."""
+
+    OPEN = "open"
+    REACHED = "reached"
+    FAILED = "failed"  # out of attempts
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"  # a tick that passed its starting deadline, or was forbidden
+
+
+class AttemptState(enum.StrEnum):
+    """Where an attempt stands."""
+
+    DECIDED = "decided"  # stored before anything was created
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A ZeusJob and its incarnation.  `spec` is the validated manifest's spec as JSON."""
+
+    id: int
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: dict[str, Any]
+    policy: str
+    seed: int
+    manifest_path: str
+    created_at: datetime
+    suspended: bool = False
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class RunRequestRecord:
+    """'Run N recurrences back to back', remembered so that a crash can't lose or repeat any."""
+
+    id: int
+    job_id: int
+    kind: RecurrenceKind
+    recurrences: int
+    created: int  # recurrences created so far
+    finished: int  # recurrences ended so far
+    requested_at: datetime
+
+    @property
+    def complete(self) -> bool:
+        """Whether every recurrence asked for has ended."""
+        return self.finished >= self.recurrences
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """What was decided for an attempt, and why."""
+
+    batch_size: int
+    cost_threshold_joules: float | None
+    learning_rate: float | None
+    seed: int
+    policy: str
+    sentence: str
+    candidates: tuple[Candidate, ...] = ()
+    optimize_power: bool = True
+    observations_seen: int = 0
+    last_observation_id: int | None = None
+
+
+@dataclass(frozen=True)
+class ExecutionRecord:
+    """One process (or pod) that executed an attempt."""
+
+    uid: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    outcome: Outcome | None = None
+    result: Result | None = None
+    output_path: str = ""
+    output_tail: str = ""
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One attempt of a recurrence.  Energy, time and cost are summed over its executions."""
+
+    id: int
+    recurrence_id: int
+    number: int
+    state: AttemptState
+    child_name: str
+    decision: DecisionRecord
+    decided_at: datetime
+    outcome: Outcome | None = None
+    detail: str = ""
+    executions: tuple[ExecutionRecord, ...] = ()
+    epochs: int = 0
+    energy_joules: float | None = None
+    time_seconds: float | None = None
+    cost_joules: float | None = None
+    epoch_cost_joules: float | None = None
+    power_limit_watts: float | None = None
+    best_metric: float | None = None
+    gpu_model: str = ""
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class RecurrenceRecord:
+    """One scheduled need for a trained model.  UNIQUE on (job, scheduled time)."""
+
+    id: int
+    job_id: int
+    ordinal: int  # from 1, per job and kind
+    kind: RecurrenceKind
+    scheduled_time: datetime
+    state: RecurrenceState
+    request_id: int | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    ended_at: datetime | None = None
+
+    @property
+    def cost_joules(self) -> float | None:
+        """Cost of all attempts; None while one of them has none."""
+        costs = [a.cost_joules for a in self.attempts if a.outcome is not Outcome.CANCELLED]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if known and len(known) == len(costs) else None
+
+
+@dataclass(frozen=True)
+class ProfileRecord:
+    """The power profile of one batch size on one kind of GPU."""
+
+    batch_size: int
+    gpu_model: str
+    gpu_driver: str
+    gpu_count: int
+    points: tuple[PowerProfilePoint, ...]
+    measured_at: datetime
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """All that `plan` needs to know about one job."""
+
+    job: JobRecord
+    recurrences: tuple[RecurrenceRecord, ...] = ()  # open ones, and the last ended
+    observations: tuple[Observation, ...] = ()
+    requests: tuple[RunRequestRecord, ...] = ()  # incomplete ones
+    profiles: tuple[ProfileRecord, ...] = ()
+    last_ordinal: dict[RecurrenceKind, int] = field(default_factory=dict)
+    last_scheduled_time: datetime | None = None

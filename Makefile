@@ -1,0 +1,98 @@
+# Everything here needs Python >= 3.11, git and make; the rest is set up in .venv by itself.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+# Test processes that run at the same time; the local executor's tests start real trainers.
+JOBS ?= 2
+
+# The demo keeps its state apart from the user's own, so that it can be repeated and removed.
+DEMO_HOME ?= $(CURDIR)/.zeus/demo
+DEMO_REPORT ?= $(CURDIR)/build/demo/report.html
+DEMO_RECURRENCES ?= 12
+DEMO_CONTROL ?= 4
+SEED ?= 1
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# ---- Set-up ------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Environment in .venv, locked by hash, and the simulated GPU's library
+
+$(VENV)/.ready: pyproject.toml requirements/bootstrap.txt requirements/dev.txt tools/setup.sh
+	@tools/setup.sh
+	@touch $@
+
+.PHONY: lock
+lock: setup ## Renew requirements/*.txt from pyproject.toml (hashes, no addresses)
+	@tools/lock.sh
+
+# ---- Use it ------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## A recurring training job, optimized before your eyes: no cluster, no GPU needed
+	@mkdir -p $(dir $(DEMO_REPORT))
+	@$(BIN)/zeusctl --home $(DEMO_HOME) run examples/digits/zeusjob.yaml \
+		--gpu simulated --seed $(SEED) --recurrences $(DEMO_RECURRENCES) --control $(DEMO_CONTROL) \
+		--report $(DEMO_REPORT)
+
+.PHONY: demo-clean
+demo-clean: ## Forget what the demo has learned
+	@rm -rf $(DEMO_HOME) $(dir $(DEMO_REPORT))
+
+# ---- Check it ----------------------------------------------------------------
+
+.PHONY: test
+test: lint test-unit test-faults test-e2e ## Everything that this machine can run
+	@echo
+	@echo "Passed: lint, unit, faults, e2e."
+	@echo "Left out: test-cluster, because this release has no part that runs in a cluster yet."
+
+.PHONY: lint
+lint: setup ## Style, types, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	tools/check_generated.sh
+
+.PHONY: test-unit
+test-unit: setup ## Behaviour of each part, on real PostgreSQL, real torch and simulated GPUs
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile tests/unit
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --format=total | sed 's/^/Coverage, percent of branches and lines: /'
+
+.PHONY: test-faults
+test-faults: setup ## Kill it at every step: nothing is lost, nothing counts twice, limits come back
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/faults
+
+.PHONY: test-e2e
+test-e2e: setup ## The program as its user runs it, on one machine
+	$(PYTEST) tests/e2e
+
+.PHONY: test-cluster cluster cluster-down
+test-cluster cluster cluster-down: ## Not in this release: the operator on Kubernetes comes next
+	@echo "make $@: this release runs on one machine only; there is no cluster part to run yet" >&2
+	@exit 1
+
+.PHONY: bench
+bench: setup ## Measure every figure that the docs claim (minutes)
+	tools/bench.sh
+
+.PHONY: docs
+docs: setup ## Renew the generated reference pages
+	$(BIN)/python -m zeus_operator.api.docs --write
+
+.PHONY: clean
+clean: ## Remove everything that make has built, the environment and the demo included
+	@rm -rf $(VENV) build .zeus .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

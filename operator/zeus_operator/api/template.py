@@ -1,0 +1,223 @@
+"""The child's pod template: finding the container that trains and what it runs.  Pure.
+
+The template is a free mapping (the API server knows its schema, we need only a
+few of its fields), so everything read from it is checked here, and every
+finding carries the path of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zeus_operator.api.types import ZeusJobSpec
+
+SPEC_PATH = "spec.workload.template.spec"
+POD_PATH = f"{SPEC_PATH}.template.spec"
+GPU_RESOURCE = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a manifest: where, and what is allowed there."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return the line that is shown to the user."""
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class TemplateError(ValueError):
+    """The template lacks what is needed or holds what is refused."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.problem = Problem(path, message)
+
+
+@dataclass(frozen=True)
+class EnvEntry:
+    """One entry of `env`; `value` is None where it comes from elsewhere (`valueFrom`)."""
+
+    name: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class TrainingContainer:
+    """The container that trains.
+
+    Args:
+        index: its place in `containers`.
+        gpu_count: its limit of `nvidia.com/gpu`; 0 if it has none.
+        env_from: whether it takes whole ConfigMaps or Secrets as environment.
+        termination_grace_period_seconds: of its pod.
+    """
+
+    index: int
+    name: str
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: tuple[EnvEntry, ...]
+    gpu_count: int
+    env_from: bool = False
+    working_dir: str | None = None
+    termination_grace_period_seconds: int = 30
+
+    @property
+    def path(self) -> str:
+        """Return the path of the container in the manifest."""
+        return f"{POD_PATH}.containers[{self.index}]"
+
+
+def _mapping(value: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TemplateError(path, f"must be a mapping, not {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
+
+
+def _required(parent: Mapping[str, Any], key: str, path: str) -> Any:
+    if parent.get(key) is None:
+        raise TemplateError(f"{path}.{key}", "is required")
+    return parent[key]
+
+
+def job_spec(spec: ZeusJobSpec) -> Mapping[str, Any]:
+    """Return the child's own spec."""
+    return spec.workload.template.spec
+
+
+def pod_spec(spec: ZeusJobSpec) -> Mapping[str, Any]:
+    """Return the child's pod spec.
+
+    Raises:
+        TemplateError: there is none.
+    """
+    template = _mapping(_required(job_spec(spec), "template", SPEC_PATH), f"{SPEC_PATH}.template")
+    return _mapping(_required(template, "spec", f"{SPEC_PATH}.template"), POD_PATH)
+
+
+def _strings(container: Mapping[str, Any], key: str, path: str) -> tuple[str, ...]:
+    values = container.get(key)
+    if values is None:
+        return ()
+    if not isinstance(values, list):
+        raise TemplateError(f"{path}.{key}", "must be a list of strings")
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TemplateError(
+                f"{path}.{key}[{index}]", f'must be a string; quote it: "{_yaml(value)}"'
+            )
+    return tuple(values)
+
+
+def _yaml(value: Any) -> str:
+    """Return a scalar as it stands in YAML."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _env(container: Mapping[str, Any], path: str) -> tuple[EnvEntry, ...]:
+    entries = container.get("env")
+    if entries is None:
+        return ()
+    if not isinstance(entries, list):
+        raise TemplateError(f"{path}.env", "must be a list of {name, value}")
+    found = []
+    for index, raw in enumerate(entries):
+        here = f"{path}.env[{index}]"
+        entry = _mapping(raw, here)
+        name = _required(entry, "name", here)
+        if not isinstance(name, str) or not name or "=" in name:
+            raise TemplateError(f"{here}.name", f"must be the name of a variable, not {name!r}")
+        value = entry.get("value")
+        if value is not None and not isinstance(value, str):
+            raise TemplateError(f"{here}.value", f'must be a string; quote it: "{_yaml(value)}"')
+        elsewhere = value is None and entry.get("valueFrom") is not None
+        found.append(EnvEntry(name, None if elsewhere else value or ""))
+    return tuple(found)
+
+
+def _gpu_count(container: Mapping[str, Any], path: str) -> int:
+    resources = _mapping(container.get("resources") or {}, f"{path}.resources")
+    limits = _mapping(resources.get("limits") or {}, f"{path}.resources.limits")
+    value = limits.get(GPU_RESOURCE, 0)
+    text = str(value)
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or int(text) > 1024:
+        raise TemplateError(
+            f'{path}.resources.limits["{GPU_RESOURCE}"]',
+            f"must be a whole number of GPUs, not {value!r}",
+        )
+    return int(text)
+
+
+def training_container(spec: ZeusJobSpec) -> TrainingContainer:
+    """Return the container that trains: the one named, else the one that asks for GPUs.
+
+    Raises:
+        TemplateError: a needed field is missing or wrong, or it is ambiguous
+            which container trains.
+    """
+    pod = pod_spec(spec)
+    containers = _required(pod, "containers", POD_PATH)
+    if not isinstance(containers, list) or not containers:
+        raise TemplateError(f"{POD_PATH}.containers", "must be a list with at least one container")
+    names = []
+    for index, raw in enumerate(containers):
+        here = f"{POD_PATH}.containers[{index}]"
+        name = _required(_mapping(raw, here), "name", here)
+        if not isinstance(name, str):
+            raise TemplateError(f"{here}.name", f"must be a string, not {name!r}")
+        names.append(name)
+    index = _select(spec.workload.container, containers, names)
+    container, here = containers[index], f"{POD_PATH}.containers[{index}]"
+    grace = pod.get("terminationGracePeriodSeconds", 30)
+    if isinstance(grace, bool) or not isinstance(grace, int) or grace < 0:
+        raise TemplateError(
+            f"{POD_PATH}.terminationGracePeriodSeconds", "must be a whole number of seconds"
+        )
+    working_dir = container.get("workingDir")
+    if working_dir is not None and not isinstance(working_dir, str):
+        raise TemplateError(f"{here}.workingDir", "must be a path")
+    return TrainingContainer(
+        index=index,
+        name=names[index],
+        command=_strings(container, "command", here),
+        args=_strings(container, "args", here),
+        env=_env(container, here),
+        gpu_count=_gpu_count(container, here),
+        env_from=bool(container.get("envFrom")),
+        working_dir=working_dir,
+        termination_grace_period_seconds=grace,
+    )
+
+
+def _select(wanted: str | None, containers: list[Mapping[str, Any]], names: list[str]) -> int:
+    listed = ", ".join(names)
+    if wanted is not None:
+        if wanted not in names:
+            raise TemplateError(
+                "spec.workload.container", f"names no container of the template; it has: {listed}"
+            )
+        return names.index(wanted)
+    if len(containers) == 1:
+        return 0
+    asking = [
+        index
+        for index, container in enumerate(containers)
+        if _gpu_count(container, f"{POD_PATH}.containers[{index}]") > 0
+    ]
+    if len(asking) != 1:
+        who = "none" if not asking else "more than one"
+        raise TemplateError(
+            "spec.workload.container",
+            f"is required here, because {who} of the containers asks for {GPU_RESOURCE}; "
+            f"allowed: {listed}",
+        )
+    return asking[0]

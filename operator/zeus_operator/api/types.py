@@ -1,0 +1,425 @@
+"""The ZeusJob, `zeus.energy/v1alpha1`: the one source of its fields, defaults and bounds.
+
+The manifest loader, the reference page and the CustomResourceDefinition are all
+made from these models, so everything that a schema can say is said in a field
+(bounds, patterns, descriptions); rules between fields are in `checks`.
+
+There are no floats: a fraction is a quoted decimal, as in every Kubernetes API,
+because a float does not survive the way through JSON and back unchanged.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from zeus_runtime.protocol import MetricMode
+
+API_VERSION = "zeus.energy/v1alpha1"
+KIND = "ZeusJob"
+
+DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
+FRACTION_PATTERN = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
+DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^$|^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+
+MAX_CHOICES = 64
+MAX_BATCH_SIZE = 1 << 24
+
+
+def _decimal(value: Any) -> Any:
+    """Refuse what is not a quoted, finite decimal, and say how to write it."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise PydanticCustomError(
+            "decimal_unquoted", 'is a decimal in quotes; quote it: "{text}"', {"text": str(value)}
+        )
+    try:
+        finite = isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise PydanticCustomError(
+            "decimal",
+            'must be a decimal in quotes, such as "0.97", not {given}',
+            {"given": repr(value)},
+        )
+    return value
+
+
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Sort the choices and refuse a duplicate."""
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise PydanticCustomError(
+            "duplicate_choices",
+            "names {values} more than once; each batch size is given once",
+            {"values": ", ".join(map(str, repeated))},
+        )
+    return tuple(sorted(values))
+
+
+def _fraction(value: Any) -> Any:
+    """Refuse a decimal outside 0..1."""
+    if not 0.0 <= float(_decimal(value)) <= 1.0:
+        raise PydanticCustomError(
+            "fraction", 'must be from "0" to "1", not {given}', {"given": repr(value)}
+        )
+    return value
+
+
+Decimal = Annotated[str, BeforeValidator(_decimal), Field(pattern=DECIMAL_PATTERN, max_length=32)]
+Fraction = Annotated[
+    str, BeforeValidator(_fraction), Field(pattern=FRACTION_PATTERN, max_length=32)
+]
+BatchSizeValue = Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)]
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=317)],
+        Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)],
+    ],
+    Field(max_length=64),
+]
+Annotations = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=317)], str], Field(max_length=64)
+]
+
+
+class ConcurrencyPolicy(enum.StrEnum):
+    """What happens when a recurrence is due while the one before it still runs."""
+
+    FORBID = "Forbid"
+    ALLOW = "Allow"
+    REPLACE = "Replace"
+
+
+class Mode(enum.StrEnum):
+    """How far the operator may go."""
+
+    OPTIMIZE = "Optimize"
+    OBSERVE = "Observe"
+    RECOMMEND = "Recommend"
+
+
+class Scaling(enum.StrEnum):
+    """How the learning rate follows the batch size."""
+
+    NONE = "None"
+    SQUARE_ROOT = "SquareRoot"
+    LINEAR = "Linear"
+
+
+class PolicyName(enum.StrEnum):
+    """Which bandit chooses the batch size."""
+
+    STRUCTURED = "structured"
+    ZEUS = "zeus"
+
+
+class ApiModel(BaseModel):
+    """Base of all objects of the API: frozen, camelCase, no unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+    )
+
+
+class ObjectMeta(ApiModel):
+    """Name and labels of the ZeusJob."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=40,
+        pattern=DNS_LABEL_PATTERN,
+        description=(
+            "Name of the job, unique in its namespace: lower-case letters, digits and '-'. "
+            "At most 40 characters, so that the names of its runs fit into a label."
+        ),
+    )
+    namespace: str = Field(
+        default="default",
+        min_length=1,
+        max_length=63,
+        pattern=DNS_LABEL_PATTERN,
+        description="Namespace of the job. What was learned belongs to (namespace, name).",
+    )
+    labels: Labels = Field(default_factory=dict, description="Labels of the ZeusJob itself.")
+    annotations: Annotations = Field(
+        default_factory=dict, description="Annotations of the ZeusJob itself."
+    )
+
+
+class Metric(ApiModel):
+    """Which value of the validation metric is good enough."""
+
+    target: Decimal = Field(
+        description='Value at which the model is good enough, as a quoted decimal: "0.97".'
+    )
+    mode: MetricMode = Field(
+        default=MetricMode.MAX,
+        description="Max: larger is better (accuracy). Min: smaller is better (loss, error rate).",
+    )
+
+
+class Objective(ApiModel):
+    """What a run has to achieve, and what counts as its cost."""
+
+    metric: Metric = Field(description="The validation metric that the script reports.")
+    max_epochs: StrictInt = Field(
+        ge=1,
+        le=100_000,
+        description="Most epochs of one attempt; an attempt that needs more has failed.",
+    )
+    energy_preference: Fraction = Field(
+        default="0.5",
+        description=(
+            'Weight of energy against time, a quoted decimal from "0" (only time counts) to '
+            '"1" (only energy counts): cost = preference x joules + (1 - preference) x largest '
+            "power x seconds."
+        ),
+    )
+
+
+class LearningRate(ApiModel):
+    """The learning rate that goes with the default batch size, and how it follows another."""
+
+    default: Decimal = Field(
+        description='Learning rate at the default batch size, as a quoted decimal: "0.1".'
+    )
+    scaling: Scaling = Field(
+        default=Scaling.SQUARE_ROOT,
+        description=(
+            "How the learning rate follows the batch size: SquareRoot and Linear multiply it by "
+            "the (square root of the) ratio to the default batch size, None keeps it."
+        ),
+    )
+
+
+class BatchSize(ApiModel):
+    """The batch sizes that may be tried; global, in samples."""
+
+    default: BatchSizeValue = Field(
+        description="The batch size in use today; one of `choices`. Savings are against it."
+    )
+    choices: Annotated[
+        tuple[BatchSizeValue, ...],
+        Field(min_length=1, max_length=MAX_CHOICES),
+        AfterValidator(_ascending),
+    ] = Field(description="The batch sizes that may be tried, each once. Kept in ascending order.")
+    learning_rate: LearningRate | None = Field(
+        default=None,
+        description="If given, the run finds its learning rate in ZEUS_LEARNING_RATE.",
+    )
+
+
+class Power(ApiModel):
+    """Bounds of the power limit, in percent of the device's default limit."""
+
+    min_percent: StrictInt = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description=(
+            "Lowest power limit to try, in percent of the device's default limit. The device's own "
+            "bounds hold as well, so the default of 1 means: as low as the device goes."
+        ),
+    )
+    max_percent: StrictInt = Field(
+        default=100,
+        ge=1,
+        le=100,
+        description="Highest power limit to try, in percent of the device's default limit.",
+    )
+
+
+class Gpu(ApiModel):
+    """Which GPU the runs are expected to get."""
+
+    product: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description=(
+            "GPU model that runs are placed on, as the node label `nvidia.com/gpu.product` names "
+            "it. On one machine it changes nothing: there, the GPU found is used."
+        ),
+    )
+
+
+class Retry(ApiModel):
+    """How often a recurrence is tried, and when to stop trying."""
+
+    max_attempts: StrictInt = Field(
+        default=5,
+        ge=1,
+        le=20,
+        description=(
+            "Most attempts of one recurrence. The last one takes the default batch size and is "
+            "not stopped for its cost."
+        ),
+    )
+    pause_after_failures: StrictInt = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="After so many failed recurrences in a row no new one starts.",
+    )
+
+
+class TemplateMeta(ApiModel):
+    """Labels and annotations of the child workload."""
+
+    labels: Labels = Field(default_factory=dict, description="Labels put on the child.")
+    annotations: Annotations = Field(
+        default_factory=dict, description="Annotations put on the child."
+    )
+
+
+class WorkloadTemplate(ApiModel):
+    """The child workload of a run."""
+
+    metadata: TemplateMeta = Field(
+        default_factory=TemplateMeta,
+        description="Labels and annotations of the child, for instance Kueue's queue name.",
+    )
+    spec: dict[str, Any] = Field(
+        description=(
+            "The child kind's own spec, passed on as it is but for the fields that the operator "
+            "owns. `$(ZEUS_BATCH_SIZE)` and the other injected names may stand in command, args "
+            "and env."
+        ),
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+
+
+class Workload(ApiModel):
+    """What a run executes."""
+
+    api_version: Literal["batch/v1"] = Field(
+        default="batch/v1", description="API version of the child workload."
+    )
+    kind: Literal["Job"] = Field(default="Job", description="Kind of the child workload.")
+    container: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=63,
+        pattern=DNS_LABEL_PATTERN,
+        description=(
+            "Name of the container that trains. Needed only where it is not the one container "
+            "that asks for GPUs."
+        ),
+    )
+    template: WorkloadTemplate = Field(description="The child workload.")
+
+
+class ZeusJobSpec(ApiModel):
+    """A recurring training job: when, what, which batch sizes, and what is good enough."""
+
+    schedule: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description=(
+            "When a recurrence is due: five cron fields, or @hourly, @daily, @weekly, @monthly, "
+            "@yearly. Without it the job runs on demand."
+        ),
+    )
+    time_zone: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="IANA time zone of the schedule, such as Europe/Berlin. Default: UTC.",
+    )
+    suspend: StrictBool = Field(
+        default=False, description="If true, no new recurrence starts. Running ones go on."
+    )
+    concurrency_policy: ConcurrencyPolicy = Field(
+        default=ConcurrencyPolicy.FORBID,
+        description=(
+            "What happens to a due recurrence while another still runs. Forbid: it is skipped. "
+            "Allow: both run. Replace: the running one is stopped."
+        ),
+    )
+    starting_deadline_seconds: StrictInt | None = Field(
+        default=None,
+        ge=0,
+        le=31_536_000,
+        description="A recurrence that could not start within this time is skipped.",
+    )
+    runs: StrictInt | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Recurrences to run back to back, one after the other. Not with `schedule`.",
+    )
+    successful_jobs_history_limit: StrictInt = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description=(
+            "Finished children that are kept in the cluster. The history of the job does not "
+            "depend on it; on one machine nothing is removed."
+        ),
+    )
+    failed_jobs_history_limit: StrictInt = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Failed children that are kept in the cluster, as above.",
+    )
+    objective: Objective = Field(description="What is good enough, and what counts as cost.")
+    batch_size: BatchSize = Field(description="The batch sizes that may be tried.")
+    mode: Mode = Field(
+        default=Mode.OPTIMIZE,
+        description=(
+            "Optimize: batch size and power limit are chosen. Observe: the default runs and is "
+            "measured. Recommend: as Observe, and says what it would choose."
+        ),
+    )
+    power: Power = Field(default_factory=Power, description="Bounds of the power limit.")
+    gpu: Gpu = Field(default_factory=Gpu, description="Which GPU the runs are expected to get.")
+    policy: PolicyName = Field(
+        default=PolicyName.STRUCTURED,
+        description=(
+            "Which policy chooses the batch size. structured: learns across neighbouring batch "
+            "sizes. zeus: as published at NSDI'23."
+        ),
+    )
+    retry: Retry = Field(default_factory=Retry, description="Attempts of a recurrence.")
+    workload: Workload = Field(description="What a run executes.")
+
+
+class ZeusJob(ApiModel):
+    """A ZeusJob, as a manifest holds it."""
+
+    api_version: Literal["zeus.energy/v1alpha1"] = Field(description="Always zeus.energy/v1alpha1.")
+    kind: Literal["ZeusJob"] = Field(description="Always ZeusJob.")
+    metadata: ObjectMeta = Field(description="Name and labels of the job.")
+    spec: ZeusJobSpec = Field(description="The job.")
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    def spec_document(self) -> dict[str, Any]:
+        """Return the spec as plain JSON values, defaults filled in, absent fields left out.
+
+        This is what the store keeps as `JobRecord.spec`;
+        `ZeusJobSpec.model_validate` reads it back.
+        """
+        return self.spec.model_dump(mode="json", by_alias=True, exclude_none=True)

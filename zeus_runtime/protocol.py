@@ -291,6 +291,27 @@ class Result:
     note: str = ""
     version: int = PROTOCOL_VERSION
 
+    @classmethod
+    def from_body(cls, raw: Mapping[str, Any]) -> Result:
+        """Parse the JSON object of a result.
+
+        Raises:
+            ProtocolError: a field is missing or malformed, or the version is another.
+        """
+        if raw.get("version") != PROTOCOL_VERSION:
+            raise ProtocolError(f"result: version {raw.get('version')!r} is not understood")
+        try:
+            milestones = tuple((int(e), float(m)) for e, m in raw.get("milestones", ()))
+            points = tuple(
+                _from_mapping(PowerProfilePoint, point, "result.power_profile")
+                for point in raw.get("power_profile", ())
+            )
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(f"result: {error}") from None
+        return _from_mapping(
+            cls, {**raw, "milestones": milestones, "power_profile": points}, "result"
+        )
+
 
 def _rounded(value: Any) -> Any:
     """Shorten floats to 7 significant digits; a termination message is small."""
@@ -355,16 +376,9 @@ def decode_result(data: bytes) -> Optional[Result]:
         raw = json.loads(payload)
     except ValueError:
         return None
-    if not isinstance(raw, dict) or raw.get("version") != PROTOCOL_VERSION:
-        return None
     try:
-        raw["milestones"] = tuple((int(e), float(m)) for e, m in raw.get("milestones", ()))
-        raw["power_profile"] = tuple(
-            _from_mapping(PowerProfilePoint, point, "result.power_profile")
-            for point in raw.get("power_profile", ())
-        )
-        return _from_mapping(Result, raw, "result")
-    except (TypeError, ValueError):
+        return Result.from_body(raw) if isinstance(raw, dict) else None
+    except ProtocolError:
         return None
 
 
@@ -415,6 +429,7 @@ class NodeInfo:
     driver: str = ""
     simulated: bool = False
     gpus: Tuple[GpuInfo, ...] = ()
+    note: str = ""  # why there are no GPUs, in one sentence
 
     @classmethod
     def from_body(cls, raw: Mapping[str, Any]) -> NodeInfo:
@@ -512,3 +527,4 @@ class ErrorCode(str, enum.Enum):
     NVML_ERROR = "nvml_error"
     STATE_NOT_SAVED = "state_not_saved"  # the limit found could not be stored: nothing was set
     FOREIGN_CHANGE = "foreign_change"
+    TOO_MANY_SESSIONS = "too_many_sessions"

@@ -203,20 +203,19 @@ def locked_if_free(path: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
+def has_environment(pid: int, name: str, value: str) -> bool:
+    """Whether `pid` is a process of a user we may look at that has `name=value`."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it is gone, or another user's
+        return False
+    return f"{name}={value}".encode() in environment.split(b"\0")
+
+
 def processes_with_environment(name: str, value: str) -> tuple[int, ...]:
-    """Return the pids of our own user's processes whose environment has `name=value`."""
-    entry = f"{name}={value}".encode()
-    found = []
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdecimal():
-            continue
-        try:
-            environment = (directory / "environ").read_bytes()
-        except OSError:  # it is gone, or another user's
-            continue
-        if entry in environment.split(b"\0"):
-            found.append(int(directory.name))
-    return tuple(found)
+    """Return the pids of the processes whose environment has `name=value`."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    return tuple(pid for pid in pids if has_environment(pid, name, value))
 
 
 def children_of(parent: int) -> tuple[int, ...]:

@@ -1,0 +1,285 @@
+"""Attempts as processes on this machine, each behind a shim that sees to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from zeus_operator.api.template import training_container
+from zeus_operator.api.types import ZeusJobSpec
+from zeus_operator.executors import rundir
+from zeus_operator.executors.base import ChildCollision
+from zeus_operator.executors.checkpoints import Checkpoint, CheckpointHook, no_checkpoint
+from zeus_operator.executors.command import command, injected_environment
+from zeus_operator.executors.execution import Execution, Phase
+from zeus_operator.executors.shim import ChildSpec
+from zeus_operator.records import AttemptRecord, ExecutionRecord, JobRecord
+from zeus_runtime.protocol import Decision
+
+_CLAIM_TRIES = 3
+_CLAIM_SECONDS = 30.0
+
+
+class LocalExecutorError(Exception):
+    """A child can't be started here; the text says what to change."""
+
+
+@dataclass(frozen=True)
+class LocalDevices:
+    """The GPUs that children may use.
+
+    Args:
+        uuids: as NVML gives them.
+        environment: variables that make them visible to a child (of a simulated driver).
+    """
+
+    uuids: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+
+
+class LocalExecutor:
+    """Implements `executors.base.Executor` with processes.
+
+    Args:
+        runs: folder of all executions; see `rundir`.
+        locks: folder of the GPUs' lock files; programs that share it share the GPUs.
+        devices: the GPUs.
+        decision_of: builds what a run is told.
+        agent_address: of the agent that sets power limits; None: there is none.
+        inherited: environment that children start from.
+        orphan_grace_seconds: what a child has to end itself once this process is gone.
+        checkpoint: called between two effects.
+    """
+
+    def __init__(
+        self,
+        runs: Path,
+        locks: Path,
+        devices: LocalDevices,
+        decision_of: Callable[[JobRecord, AttemptRecord], Decision],
+        *,
+        agent_address: str | None = None,
+        inherited: Mapping[str, str] = os.environ,
+        orphan_grace_seconds: float = 5.0,
+        checkpoint: CheckpointHook = no_checkpoint,
+    ) -> None:
+        self._runs = runs
+        self._locks = locks
+        self._devices = devices
+        self._decision_of = decision_of
+        self._agent_address = agent_address
+        self._inherited = {**inherited, **(devices.environment or {})}
+        self._orphan_grace_seconds = orphan_grace_seconds
+        self._checkpoint = checkpoint
+        self._shims: dict[str, _Shim] = {}
+
+    def start(self, job: JobRecord, attempt: AttemptRecord) -> ExecutionRecord:
+        """Start the next execution of `attempt`, or adopt the one that an earlier call started.
+
+        An execution that ended but is not in `attempt.executions` as ended is returned as it
+        is: the attempt had its run, and the program died before it could write that down.
+
+        Raises:
+            ChildCollision: the directory belongs to another attempt.
+            LocalExecutorError: the shim does not start, or there are fewer GPUs than asked for.
+        """
+        container = training_container(ZeusJobSpec.model_validate(job.spec))
+        if container.gpu_count > len(self._devices.uuids) and self._devices.uuids:
+            raise LocalExecutorError(
+                f"the container asks for {container.gpu_count} GPUs, "
+                f"this machine has {len(self._devices.uuids)}"
+            )
+        folder = self._runs / attempt.child_name
+        self._own(folder, job, attempt, container.termination_grace_period_seconds)
+        self._checkpoint(Checkpoint.CHILD_OWNER_WRITTEN)
+        execution = self._next(folder, attempt)
+        execution.directory.mkdir(mode=0o700, exist_ok=True)
+        self._checkpoint(Checkpoint.CHILD_DIRECTORY_MADE)
+        for _ in range(_CLAIM_TRIES):
+            if execution.phase() is not Phase.UNCLAIMED:
+                return execution.record()
+            made = command(
+                container,
+                injected_environment(
+                    job,
+                    attempt,
+                    self._decision_of(job, attempt),
+                    result_path=execution.result_path,
+                    agent_address=self._agent_address,
+                ),
+                self._inherited,
+            )
+            self._spawn(
+                execution,
+                ChildSpec(
+                    arguments=made.arguments,
+                    environment=made.environment,
+                    folder=str(Path(job.manifest_path).parent),
+                    gpu_count=min(container.gpu_count, len(self._devices.uuids)),
+                    gpu_uuids=self._devices.uuids,
+                    gpu_locks=str(self._locks),
+                    orphan_grace_seconds=self._orphan_grace_seconds,
+                ),
+            )
+        if execution.phase() is Phase.UNCLAIMED:
+            raise LocalExecutorError(f"no child could be started: {execution.shim_output()}")
+        return execution.record()
+
+    def observe(self, job: JobRecord, attempt: AttemptRecord) -> tuple[ExecutionRecord, ...]:
+        """Return every execution; those that the store knows to have ended as it has them."""
+        del job
+        ended = {record.uid: record for record in attempt.executions if record.ended_at}
+        found = []
+        for execution in self._executions(self._runs / attempt.child_name):
+            record = ended.pop(execution.uid, None)
+            if record is None:
+                if execution.phase() is Phase.UNCLAIMED:
+                    continue
+                record = execution.record()
+                if record.ended_at is not None:
+                    self._forget(execution.uid)
+            found.append(record)
+        return (*ended.values(), *found)
+
+    def stop(self, attempt: AttemptRecord, reason: str) -> None:
+        """Ask the child to end: SIGTERM, the pod's grace period, SIGKILL, all by the shim.
+
+        Returns at once; `observe` tells when it has ended.
+        """
+        folder = self._runs / attempt.child_name
+        owner = rundir.read_json(folder / rundir.OWNER) or {}
+        for execution in self._executions(folder):
+            execution.request_stop(reason, float(owner.get("grace_seconds", 30.0)))
+
+    def prune(self, attempt: AttemptRecord) -> None:
+        """Remove the files of an ended attempt but its output and its owner."""
+        for execution in self._executions(self._runs / attempt.child_name):
+            self._forget(execution.uid)
+            for path in execution.directory.iterdir():
+                if path.name != rundir.OUTPUT:
+                    path.unlink(missing_ok=True)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Sleep until a child that this process started has ended, or for `timeout_seconds`."""
+        poll = select.poll()
+        for shim in self._shims.values():
+            poll.register(shim.pidfd, select.POLLIN)
+        poll.poll(max(0.0, timeout_seconds) * 1000)
+
+    def close(self) -> None:
+        """Let go of the children: their shims end those that still run."""
+        for uid in tuple(self._shims):
+            self._shims.pop(uid).close()
+
+    def _own(self, folder: Path, job: JobRecord, attempt: AttemptRecord, grace: float) -> None:
+        """Make the child's folder ours, once."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mine = {"job_uid": job.uid, "attempt_id": attempt.id}
+        created = rundir.create_json(folder / rundir.OWNER, {**mine, "grace_seconds": grace})
+        found = mine if created else rundir.read_json(folder / rundir.OWNER) or {}
+        if {name: found.get(name) for name in mine} != mine:
+            raise ChildCollision(
+                f"{folder} belongs to attempt {found.get('attempt_id')} of the job with uid "
+                f"{found.get('job_uid')}, not to attempt {attempt.id} of {job.key} "
+                f"(uid {job.uid}); move it away if that job is gone"
+            )
+
+    def _next(self, folder: Path, attempt: AttemptRecord) -> Execution:
+        ended = {record.uid for record in attempt.executions if record.ended_at}
+        number = 1
+        while (execution := Execution(folder / str(number))).uid in ended:
+            number += 1
+        return execution
+
+    def _executions(self, folder: Path) -> tuple[Execution, ...]:
+        if not folder.is_dir():
+            return ()
+        numbers = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+        return tuple(Execution(folder / str(number)) for number in numbers)
+
+    def _spawn(self, execution: Execution, spec: ChildSpec) -> None:
+        """Start a shim and wait until it has claimed the execution or ended."""
+        self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lifeline_read, lifeline_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        inherited = (lifeline_read, ready_write, _as_file(spec))
+        try:
+            with execution.shim_log_path.open("ab") as log:
+                process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-P",  # the manifest's folder may hold a `signal.py`
+                        "-m",
+                        "zeus_operator.executors.shim",
+                        str(execution.directory),
+                        *map(str, inherited),
+                    ],
+                    pass_fds=inherited,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError:
+            os.close(lifeline_write)
+            os.close(ready_read)
+            raise
+        finally:
+            for descriptor in inherited:
+                os.close(descriptor)
+        shim = _Shim(process, lifeline_write, os.pidfd_open(process.pid))
+        self._checkpoint(Checkpoint.CHILD_SHIM_SPAWNED)
+        if _says_ready(ready_read):
+            self._shims[execution.uid] = shim
+            self._checkpoint(Checkpoint.CHILD_CLAIMED)
+        else:
+            shim.close()
+
+    def _forget(self, uid: str) -> None:
+        shim = self._shims.pop(uid, None)
+        if shim is not None:
+            shim.close()
+
+
+@dataclass(frozen=True)
+class _Shim:
+    """A shim that this process started.
+
+    Args:
+        lifeline: write end of its pipe; nobody else may hold it.
+    """
+
+    process: subprocess.Popen[bytes]
+    lifeline: int
+    pidfd: int
+
+    def close(self) -> None:
+        """Cut the lifeline and collect the shim once it has ended its child."""
+        os.close(self.lifeline)
+        self.process.wait()
+        os.close(self.pidfd)
+
+
+def _as_file(spec: ChildSpec) -> int:
+    """Return a descriptor of `spec` in memory: an environment holds secrets, a disk keeps them."""
+    descriptor = os.memfd_create("zeus-child")
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as file:
+        json.dump(asdict(spec), file)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _says_ready(descriptor: int) -> bool:
+    """Wait for the shim's word; False if it ended without, or says nothing for too long."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    try:
+        return bool(poll.poll(_CLAIM_SECONDS * 1000)) and bool(os.read(descriptor, 16))
+    finally:
+        os.close(descriptor)

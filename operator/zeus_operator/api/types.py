@@ -80,7 +80,7 @@ def _fraction(value: Any) -> Any:
     return value
 
 
-Decimal = Annotated[str, BeforeValidator(_decimal), Field(pattern=DECIMAL_PATTERN, max_length=32)]
+Decimal = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32), BeforeValidator(_decimal)]
 Fraction = Annotated[
     str, BeforeValidator(_fraction), Field(pattern=FRACTION_PATTERN, max_length=32)
 ]

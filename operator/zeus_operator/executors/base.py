@@ -7,7 +7,7 @@ from typing import Protocol
 from zeus_operator.records import AttemptRecord, ExecutionRecord, JobRecord
 
 
-class ChildCollision(Exception):
+class ChildCollision(Exception):  # noqa: N818 -- a state of the world, no fault of the caller
     """A child of that name exists and is not ours; the text says whose it is."""
 
 

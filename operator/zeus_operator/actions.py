@@ -11,7 +11,10 @@ from zeus_runtime.protocol import Outcome
 
 @dataclass(frozen=True)
 class CreateRecurrence:
-    """Insert a recurrence; UNIQUE (job, scheduled time) and (job, kind, ordinal) make it once."""
+    """Insert a recurrence; UNIQUE (job, scheduled time) and (job, kind, ordinal) make it once.
+
+    A skipped tick has the ordinal 0.
+    """
 
     job_id: int
     kind: RecurrenceKind
@@ -67,9 +70,13 @@ class CloseRecurrence:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do before `until`; None: until a child ends or the job changes."""
+    """Nothing to do before `until`; None: until a child ends or the job changes.
+
+    A `reason` is there where people have to act, e.g. after repeated failures.
+    """
 
     until: datetime | None
+    reason: str = ""
 
 
 Action = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from zeus_operator.optimizer.types import Candidate, Observation
+from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situation
 from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
 
 
@@ -54,6 +54,7 @@ class JobRecord:
     manifest_path: str
     created_at: datetime
     suspended: bool = False
+    resumed_at: datetime | None = None  # failures before this do not count towards the pause
 
     @property
     def key(self) -> str:
@@ -81,7 +82,11 @@ class RunRequestRecord:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """What was decided for an attempt, and why."""
+    """What was decided for an attempt, and why.
+
+    `problem`, `situation`, `seed` and the first `observations_seen` observations
+    of the job are all that the policy saw: they decide the same again.
+    """
 
     batch_size: int
     cost_threshold_joules: float | None
@@ -92,7 +97,9 @@ class DecisionRecord:
     candidates: tuple[Candidate, ...] = ()
     optimize_power: bool = True
     observations_seen: int = 0
-    last_observation_id: int | None = None
+    last_observation_id: int | None = None  # attempt id of the last observation seen
+    problem: Problem | None = None
+    situation: Situation | None = None
 
 
 @dataclass(frozen=True)
@@ -140,13 +147,14 @@ class RecurrenceRecord:
 
     id: int
     job_id: int
-    ordinal: int  # from 1, per job and kind
+    ordinal: int  # from 1, per job and kind; 0: a skipped tick
     kind: RecurrenceKind
     scheduled_time: datetime
     state: RecurrenceState
     request_id: int | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     ended_at: datetime | None = None
+    reason: str = ""  # why it was skipped, or what is special about it
 
     @property
     def cost_joules(self) -> float | None:

@@ -1,0 +1,138 @@
+"""What `plan` needs of a ZeusJob's spec, read from the JSON that the store keeps."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zeus_operator.optimizer.types import Problem
+from zeus_runtime.protocol import MetricMode
+
+
+class ConcurrencyPolicy(enum.StrEnum):
+    """What a due tick does while another recurrence of the job is open."""
+
+    ALLOW = "Allow"
+    FORBID = "Forbid"
+    REPLACE = "Replace"
+
+
+class Mode(enum.StrEnum):
+    """How much the operator may decide."""
+
+    OBSERVE = "Observe"  # the default runs at the power limit found, and is measured
+    RECOMMEND = "Recommend"  # as Observe, and the decision says what the policy would do
+    OPTIMIZE = "Optimize"
+
+
+class LearningRateScaling(enum.StrEnum):
+    """How the learning rate follows the batch size."""
+
+    NONE = "None"
+    SQUARE_ROOT = "SquareRoot"
+    LINEAR = "Linear"
+
+
+@dataclass(frozen=True)
+class LearningRateRule:
+    """The learning rate at the default batch size, and how it scales."""
+
+    default: float
+    scaling: LearningRateScaling
+
+    def at(self, batch_size: int, default_batch_size: int) -> float:
+        """Return the learning rate for `batch_size`."""
+        ratio = batch_size / default_batch_size
+        if self.scaling is LearningRateScaling.LINEAR:
+            return self.default * ratio
+        if self.scaling is LearningRateScaling.SQUARE_ROOT:
+            return self.default * math.sqrt(ratio)
+        return self.default
+
+
+@dataclass(frozen=True)
+class JobPlanSpec:
+    """The part of a validated spec that decides what happens next.
+
+    Args:
+        eta: energy preference; 1 counts only energy, 0 only time.
+        max_executions: how often one attempt is executed when it is preempted
+            again and again; then it ends as preempted.
+        pause_after_failures: failed recurrences in a row after which no new one starts.
+    """
+
+    target: float
+    metric_mode: MetricMode
+    max_epochs: int
+    batch_sizes: tuple[int, ...]
+    default_batch_size: int
+    eta: float = 0.5
+    learning_rate: LearningRateRule | None = None
+    mode: Mode = Mode.OPTIMIZE
+    power_min_percent: float = 1.0
+    power_max_percent: float = 100.0
+    gpu_product: str = ""
+    max_attempts: int = 5
+    pause_after_failures: int = 3
+    max_executions: int = 20
+    schedule: str | None = None
+    time_zone: str = "UTC"
+    concurrency_policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
+    starting_deadline_seconds: float | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """The choice as the policies see it."""
+        return Problem(
+            batch_sizes=self.batch_sizes,
+            default_batch_size=self.default_batch_size,
+            max_epochs=self.max_epochs,
+            max_attempts=self.max_attempts,
+        )
+
+    @classmethod
+    def from_document(cls, spec: Mapping[str, Any]) -> JobPlanSpec:
+        """Read the JSON of a validated spec (`ZeusJob.spec_document()`).
+
+        Defaults that a document lacks are those of the API types, so that a
+        document stored by an earlier release still reads.
+        """
+        objective = spec["objective"]
+        metric = objective["metric"]
+        batch_size = spec["batchSize"]
+        rate = batch_size.get("learningRate")
+        power = spec.get("power", {})
+        retry = spec.get("retry", {})
+        return cls(
+            target=float(metric["target"]),
+            metric_mode=MetricMode(metric.get("mode", "Max")),
+            max_epochs=int(objective["maxEpochs"]),
+            batch_sizes=tuple(sorted({int(choice) for choice in batch_size["choices"]})),
+            default_batch_size=int(batch_size["default"]),
+            eta=float(objective.get("energyPreference", "0.5")),
+            learning_rate=None
+            if rate is None
+            else LearningRateRule(
+                default=float(rate["default"]),
+                scaling=LearningRateScaling(rate.get("scaling", "SquareRoot")),
+            ),
+            mode=Mode(spec.get("mode", "Optimize")),
+            power_min_percent=float(power.get("minPercent", 1)),
+            power_max_percent=float(power.get("maxPercent", 100)),
+            gpu_product=spec.get("gpu", {}).get("product") or "",
+            max_attempts=int(retry.get("maxAttempts", 5)),
+            pause_after_failures=int(retry.get("pauseAfterFailures", 3)),
+            schedule=spec.get("schedule"),
+            time_zone=spec.get("timeZone") or "UTC",
+            concurrency_policy=ConcurrencyPolicy(spec.get("concurrencyPolicy", "Forbid")),
+            starting_deadline_seconds=spec.get("startingDeadlineSeconds"),
+        )
+
+    def learning_rate_at(self, batch_size: int) -> float | None:
+        """Return the learning rate for `batch_size`; None if the spec gives none."""
+        if self.learning_rate is None:
+            return None
+        return self.learning_rate.at(batch_size, self.default_batch_size)

@@ -1,0 +1,137 @@
+"""Between records and what the tables hold.
+
+A result comes from a training script, so it may hold anything: values that
+JSON or PostgreSQL can't take are stored as text and read back as what they
+were, because judging them is the business of `classify`, not of the store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situation
+from zeus_operator.records import DecisionRecord, ProfileRecord
+from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
+
+_NON_FINITE = "float:"
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """Return `moment` in UTC; the server answers in the time zone of the session."""
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def clean_text(text: str) -> str:
+    """Return `text` without what a UTF-8 database refuses: NUL and lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{_NON_FINITE}{value}"
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, Mapping):
+        return {clean_text(str(key)): _to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_NON_FINITE):
+        return float(value.removeprefix(_NON_FINITE))
+    if isinstance(value, dict):
+        return {key: _from_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    return value
+
+
+def _known(kind: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop keys that a newer release has stored."""
+    names = {field.name for field in fields(kind)}
+    return {key: value for key, value in raw.items() if key in names}
+
+
+def _points(raw: list[dict[str, Any]]) -> tuple[PowerProfilePoint, ...]:
+    return tuple(PowerProfilePoint(**_known(PowerProfilePoint, point)) for point in raw)
+
+
+def result_to_json(result: Result | None) -> dict[str, Any] | None:
+    """Return the result as JSON values."""
+    if result is None:
+        return None
+    document: dict[str, Any] = _to_json(asdict(result))
+    return document
+
+
+def result_from_json(raw: dict[str, Any] | None) -> Result | None:
+    """Return the result as it was."""
+    if raw is None:
+        return None
+    values = _known(Result, _from_json(raw))
+    values["milestones"] = tuple(tuple(item) for item in values.get("milestones", ()))
+    values["power_profile"] = _points(values.get("power_profile", []))
+    return Result(**values)
+
+
+def decision_to_json(decision: DecisionRecord) -> dict[str, Any]:
+    """Return the decision as JSON values."""
+    document: dict[str, Any] = _to_json(asdict(decision))
+    return document
+
+
+def decision_from_json(raw: dict[str, Any]) -> DecisionRecord:
+    """Return the decision as it was."""
+    values = _known(DecisionRecord, _from_json(raw))
+    values["candidates"] = tuple(
+        Candidate(**_known(Candidate, candidate)) for candidate in values.get("candidates", ())
+    )
+    problem, situation = values.get("problem"), values.get("situation")
+    if problem is not None:
+        problem = _known(Problem, problem)
+        values["problem"] = Problem(**{**problem, "batch_sizes": tuple(problem["batch_sizes"])})
+    if situation is not None:
+        situation = _known(Situation, situation)
+        values["situation"] = Situation(
+            **{
+                **situation,
+                "failed": tuple(situation["failed"]),
+                "in_flight": tuple(situation["in_flight"]),
+            }
+        )
+    return DecisionRecord(**values)
+
+
+def observation_from_row(row: Mapping[str, Any]) -> Observation:
+    """Return a row of `observations` as the policies see it."""
+    return Observation(
+        attempt_id=row["attempt_id"],
+        recurrence=row["recurrence"],
+        attempt=row["attempt"],
+        batch_size=row["batch_size"],
+        outcome=Outcome(row["outcome"]),
+        epochs=row["epochs"],
+        cost_joules=row["cost_joules"],
+        epoch_cost_joules=row["epoch_cost_joules"],
+        gpu_model=row["gpu_model"],
+        gpu_count=row["gpu_count"],
+        milestones=tuple((int(epoch), float(metric)) for epoch, metric in row["milestones"]),
+    )
+
+
+def profile_from_row(row: Mapping[str, Any]) -> ProfileRecord:
+    """Return a row of `power_profiles`."""
+    return ProfileRecord(
+        batch_size=row["batch_size"],
+        gpu_model=row["gpu_model"],
+        gpu_driver=row["gpu_driver"],
+        gpu_count=row["gpu_count"],
+        points=_points(row["points"]),
+        measured_at=row["measured_at"].astimezone(UTC),
+    )

@@ -1,0 +1,135 @@
+"""How the store reaches PostgreSQL, and what it does while that is away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+
+T = TypeVar("T")
+
+RETRY_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+CONNECT_TIMEOUT_SECONDS = 5
+
+# SQLSTATE classes and codes after which the same transaction may succeed:
+# connection lost, server shutting down or starting, serialization, deadlock, too many sessions.
+_TRANSIENT = ("08", "57P01", "57P02", "57P03", "40001", "40P01", "53300")
+
+
+class StoreError(RuntimeError):
+    """The store can't do what was asked; the text says why."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - a state, as ConnectionRefused is
+    """PostgreSQL does not answer, after every retry."""
+
+
+def database_url(text: str) -> URL:
+    """Return `text` as a URL of the psycopg driver.
+
+    `postgres://` and `postgresql://`, as most services hand them out, are
+    accepted as well as `postgresql+psycopg://`.
+
+    Raises:
+        StoreError: it is not a PostgreSQL URL.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        url = None
+    if url is None or url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise StoreError(
+            "DATABASE_URL must look like postgresql://user:password@host:5432/database"
+        )
+    return url.set(drivername="postgresql+psycopg")
+
+
+def open_engine(url: str, *, pool_size: int = 4) -> Engine:
+    """Return an engine for `url`; nothing is connected yet."""
+    return create_engine(
+        database_url(url),
+        pool_size=pool_size,
+        max_overflow=4,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": f"zeus-operator pid {os.getpid()}",
+            # Server-side prepared statements do not survive PgBouncer's transaction mode.
+            "prepare_threshold": None,
+        },
+    )
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed a little later."""
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # the connection broke, or none could be made
+        return isinstance(error, (OperationalError, InterfaceError))
+    return str(state).startswith(_TRANSIENT)
+
+
+class Database:
+    """Runs transactions, again if the server went away in the middle.
+
+    Only idempotent work may be given to it: a connection that breaks at the
+    commit leaves open whether it was done.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        pauses_seconds: tuple[float, ...] = RETRY_PAUSES_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+        recover: Callable[[], object] | None = None,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            pauses_seconds: before each retry; there are as many retries.
+            recover: called before a retry, e.g. to start an embedded server that was killed.
+        """
+        self.engine = engine
+        self._pauses_seconds = pauses_seconds
+        self._sleep = sleep
+        self._recover = recover
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction.
+
+        Raises:
+            StoreUnavailable: the server stayed away.
+        """
+        return self._retried(work, isolation=None)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` on one consistent snapshot."""
+        return self._retried(work, isolation="REPEATABLE READ")
+
+    def _retried(self, work: Callable[[Connection], T], isolation: str | None) -> T:
+        for pause_seconds in (*self._pauses_seconds, None):
+            try:
+                with self.engine.connect() as connection:
+                    if isolation is not None:
+                        connection = connection.execution_options(isolation_level=isolation)
+                    with connection.begin():
+                        return work(connection)
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise
+                if pause_seconds is None:
+                    raise StoreUnavailable(
+                        f"PostgreSQL at {self.engine.url.render_as_string()} does not answer: "
+                        f"{str(error.orig).strip()}"
+                    ) from error
+            self._sleep(pause_seconds)
+            if self._recover is not None:
+                self._recover()
+        raise AssertionError("unreachable: the last round returns or raises")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zeus_operator.optimizer.learner import FoldingPolicy
+from zeus_operator.optimizer.structured import StructuredPolicy
 from zeus_operator.optimizer.zeus import ZeusPolicy
 
-_POLICIES = {"zeus": ZeusPolicy}
+_POLICIES: dict[str, Callable[[], FoldingPolicy]] = {
+    StructuredPolicy.name: StructuredPolicy,
+    ZeusPolicy.name: ZeusPolicy,
+}
 POLICY_NAMES: tuple[str, ...] = tuple(_POLICIES)
 
 

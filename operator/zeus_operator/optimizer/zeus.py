@@ -68,6 +68,7 @@ class Pruning:
         self.survivors = list(batch_sizes)
         self.round = 1
         self._default = default
+        self._best_cost_joules = math.inf  # of the round
         self._start_round()
 
     @property
@@ -168,7 +169,7 @@ class ZeusLearner(Learner):
     def _sample(self, situation: Situation, seed: int) -> Choice:
         # `random.random()` from a text seed is the one stream that Python promises to keep
         # across versions and machines; the normal deviate is made from it.
-        stream = random.Random(f"zeus/{seed}/{situation.recurrence}/{situation.attempt}")  # noqa: S311 - no secret
+        stream = random.Random(f"zeus/{seed}/{situation.recurrence}/{situation.attempt}")
         survivors = self._pruning.survivors
         windows = {arm: self._costs[arm][-self._window :] for arm in survivors}
         scarce = [arm for arm in survivors if len(windows[arm]) < EXPLORATIONS]

@@ -79,10 +79,7 @@ class _Job:
         self._seed = seed
         self._attempts = attempts
         self._arms = {arm.batch_size: arm for arm in workload.arms}
-        self._streams = {
-            size: random.Random(f"trace/{seed}/{size}")  # noqa: S311 - a simulation, no secret
-            for size in self._arms
-        }
+        self._streams = {size: random.Random(f"trace/{seed}/{size}") for size in self._arms}
         self._profiled: set[int] = set()
         self._next_id = 1
 

@@ -1,0 +1,182 @@
+"""Belief about ln(cost per epoch) of each arm, for one kind of GPU at a time.
+
+Everything is relative to the cost per epoch of the default (the unit), so that
+scaling all costs changes no decision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from zeus_operator.optimizer.drift import Cusum
+from zeus_operator.optimizer.gaussian import Array, Belief, QuadraticPrior
+from zeus_operator.optimizer.parameters import Parameters
+
+Gpu = tuple[str, int]  # model and count
+
+_NOISE_WEIGHT = 4.0  # measurements that the prior of their noise is worth
+_LEAST_DRIFT_SD = 0.05  # moves of less than about this, relative, are no change of the job
+
+
+@dataclass
+class _Measured:
+    """ln(cost per epoch) of one arm: running mean, and extra variance if it is second-hand."""
+
+    mean: float
+    count: int = 1
+    doubt: float = 0.0
+
+
+@dataclass
+class _Table:
+    """What was measured on one kind of GPU."""
+
+    arms: dict[int, _Measured] = field(default_factory=dict)
+    squares: float = 0.0
+    freedom: int = 0
+    cusum: Cusum = field(default_factory=Cusum)
+    surprises: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CostBelief:
+    """Belief about ln(cost per epoch / unit), and the unit.
+
+    Args:
+        unit_log_joules: ln of the unit; None where nothing was measured at all.
+        borrowed: the unit comes from another kind of GPU.
+    """
+
+    belief: Belief
+    unit_log_joules: float | None
+    borrowed: bool = False
+
+
+class CostModel:
+    """Measured costs per epoch by kind of GPU, and the prior that joins the arms."""
+
+    def __init__(self, x: Array, default: int, parameters: Parameters) -> None:
+        self._x = x
+        self._default = default
+        self._parameters = parameters
+        self._prior = QuadraticPrior.at(
+            x,
+            0.0,
+            parameters.cost_slope,
+            parameters.cost_level_sd,
+            parameters.cost_slope_sd,
+            parameters.cost_curve_sd,
+            parameters.cost_own_sd,
+        )
+        self._tables: dict[Gpu, _Table] = {}
+        self._last: Gpu | None = None
+        self._beliefs: dict[Gpu, CostBelief] = {}
+
+    def observe(self, gpu: Gpu, arm: int, cost_joules: float, rough: bool = False) -> None:
+        """Take in a cost per epoch.
+
+        Args:
+            gpu: where it was measured.
+            arm: index of the arm.
+            cost_joules: positive.
+            rough: a whole run's mean, profiling included, not an epoch at one limit.
+        """
+        value = math.log(cost_joules)
+        doubt = self._parameters.transfer_sd**2 if rough else 0.0
+        table = self._tables.setdefault(gpu, _Table())
+        self._last = gpu
+        self._beliefs.clear()
+        known = table.arms.get(arm)
+        if known is None or known.doubt > doubt:
+            table.arms[arm] = _Measured(value, doubt=doubt)
+        elif known.doubt >= doubt:
+            self._again(table, arm, known, value)
+
+    def belief(self, gpu: Gpu) -> CostBelief:
+        """Return the belief for `gpu`; an unknown GPU is taken for the last one seen."""
+        chosen = gpu if gpu[0] else self._last
+        if chosen is None or self._last is None:
+            return CostBelief(self._prior.given(*self._nothing()), None)
+        if chosen not in self._beliefs:
+            self._beliefs[chosen] = self._compute(chosen, self._last)
+        return self._beliefs[chosen]
+
+    def _again(self, table: _Table, arm: int, known: _Measured, value: float) -> None:
+        """Take in another measurement of an arm, and look whether the job has changed."""
+        noise = max(self._noise_variance(table), _LEAST_DRIFT_SD**2)
+        step = value - known.mean
+        table.surprises.append((arm, value))
+        alarm = table.cusum.surprise(step / math.sqrt(noise * (1.0 + 1.0 / known.count)))
+        if alarm:
+            self._shift(table)
+            return
+        keep = table.cusum.memory
+        table.surprises = table.surprises[-keep:] if keep else []
+        known.count += 1
+        known.mean += step / known.count
+        table.squares += step * (value - known.mean)
+        table.freedom += 1
+
+    def _shift(self, table: _Table) -> None:
+        """Start over from the measurements since the change.
+
+        A job whose cost per epoch moved has most likely other data or another
+        machine, which moves all arms alike: the others follow, with doubt.
+        """
+        recent: dict[int, list[float]] = {}
+        for arm, value in table.surprises[-table.cusum.onset :]:
+            recent.setdefault(arm, []).append(value)
+        new = {arm: sum(values) / len(values) for arm, values in recent.items()}
+        moved = sum(value - table.arms[arm].mean for arm, value in new.items()) / len(new)
+        for arm, measured in table.arms.items():
+            if arm in new:
+                table.arms[arm] = _Measured(new[arm], count=len(recent[arm]))
+            else:
+                doubt = self._parameters.transfer_sd**2
+                table.arms[arm] = _Measured(measured.mean + moved, doubt=doubt)
+        table.cusum.reset()
+        table.surprises = []
+
+    def _noise_variance(self, table: _Table) -> float:
+        prior = self._parameters.measurement_sd**2
+        pooled = (_NOISE_WEIGHT * prior + table.squares) / (_NOISE_WEIGHT + table.freedom)
+        return max(prior, pooled)
+
+    def _compute(self, gpu: Gpu, last: Gpu) -> CostBelief:
+        own = self._tables.get(gpu)
+        # Nothing measured on this kind of GPU: the last one seen is the nearest there is.
+        donor = own if own is not None else self._tables[last]
+        unit = self._unit(donor)
+        precision, weighted = self._nothing()
+        for table in self._tables.values():
+            if table is not donor:
+                self._carry_over(table, donor, precision, weighted)
+        noise = self._noise_variance(donor)
+        for arm, measured in donor.arms.items():
+            weight = 1.0 / (noise / measured.count + measured.doubt)
+            precision[arm] += weight
+            weighted[arm] += weight * (measured.mean - unit)
+        return CostBelief(self._prior.given(precision, weighted), unit, donor is not own)
+
+    def _carry_over(
+        self, table: _Table, donor: _Table, precision: list[float], weighted: list[float]
+    ) -> None:
+        """Add what another kind of GPU says of arms not measured here, relative to the default."""
+        if self._default not in table.arms:
+            return
+        base = table.arms[self._default].mean
+        weight = 1.0 / self._parameters.transfer_sd**2
+        for arm, measured in table.arms.items():
+            if arm not in donor.arms and arm != self._default:
+                precision[arm] += weight
+                weighted[arm] += weight * (measured.mean - base)
+
+    def _unit(self, table: _Table) -> float:
+        if self._default in table.arms:
+            return table.arms[self._default].mean
+        arm = min(table.arms, key=lambda i: abs(float(self._x[i])))
+        return table.arms[arm].mean - float(self._prior.mean[arm])
+
+    def _nothing(self) -> tuple[list[float], list[float]]:
+        return [0.0] * len(self._x), [0.0] * len(self._x)

@@ -40,6 +40,14 @@ class Estimate:
     standard_error: float | None
     recurrences: int
 
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval of the mean; None where it is not known yet."""
+        if self.standard_error is None or self.recurrences < MIN_FOR_INTERVAL:
+            return None
+        quantile = student_t_quantile(0.5 + 0.5 * CONFIDENCE, self.recurrences - 1)
+        spread = quantile * self.standard_error
+        return self.mean - spread, self.mean + spread
+
 
 @dataclass(frozen=True)
 class Saving:

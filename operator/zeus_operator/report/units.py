@@ -41,6 +41,19 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def joules_tick(value: float, _: int = 0) -> str:
+    """Return an energy as an axis shows it: round numbers without their zeros."""
+    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if abs(value) >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g} J"
+
+
+def seconds_tick(value: float, _: int = 0) -> str:
+    """Return a duration as an axis shows it."""
+    return f"{value:g} s" if value >= 1 or value == 0 else f"{1000 * value:g} ms"
+
+
 def watts(value: float | None) -> str:
     """Return a power limit: `175 W`."""
     return UNKNOWN if value is None else f"{value:.0f} W"
@@ -53,11 +66,16 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def percent(fraction: float | None) -> str:
     """Return a saving: `38.2 %`; minus means that it cost more."""
-    return UNKNOWN if fraction is None else f"{100 * fraction:.1f} %"
+    return UNKNOWN if fraction is None else f"{_signed(fraction)} %"
 
 
 def interval(low: float | None, high: float | None) -> str:
     """Return an interval of savings: `31.0 to 44.9 %`, or an empty text."""
     if low is None or high is None:
         return ""
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{_signed(low)} to {_signed(high)} %"
+
+
+def _signed(fraction: float) -> str:
+    """Return percent with one decimal; a value that rounds to zero has no sign."""
+    return f"{round(100 * fraction, 1) + 0.0:.1f}"

@@ -1,0 +1,171 @@
+"""Histories of a job as records, for tests of what is shown from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from zeus_operator.optimizer.types import Candidate
+from zeus_operator.records import (
+    AttemptRecord,
+    AttemptState,
+    DecisionRecord,
+    ExecutionRecord,
+    JobRecord,
+    RecurrenceKind,
+    RecurrenceRecord,
+    RecurrenceState,
+)
+
+from zeus_runtime.cost import cost_joules
+from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
+
+START = datetime(2026, 1, 5, 2, 0, tzinfo=UTC)
+MAX_POWER_WATTS = 250.0
+GPU_MODEL = "Tesla V100-PCIE-32GB (simulated)"
+
+SPEC: dict[str, Any] = {
+    "objective": {"metric": {"target": "0.97", "mode": "Max"}, "maxEpochs": 30},
+    "batchSize": {"default": 256, "choices": [32, 64, 128, 256, 512]},
+    "workload": {
+        "template": {
+            "spec": {
+                "template": {
+                    "spec": {"containers": [{"name": "train", "command": ["python", "train.py"]}]}
+                }
+            }
+        }
+    },
+}
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt of a synthetic history.  Its cost follows from energy and time at eta 0.5."""
+
+    batch_size: int
+    outcome: Outcome = Outcome.REACHED
+    epochs: int = 10
+    energy_joules: float | None = 1000.0
+    time_seconds: float = 8.0
+    power_limit_watts: float | None = 175.0
+    sentence: str = "Because it is expected to cost least."
+
+    @property
+    def cost_joules(self) -> float | None:
+        """Return the cost, or None where the energy is not known."""
+        if self.energy_joules is None:
+            return None
+        return cost_joules(self.energy_joules, self.time_seconds, MAX_POWER_WATTS, 0.5)
+
+
+def job_record(spec: dict[str, Any] | None = None) -> JobRecord:
+    """Return the job that the histories belong to."""
+    return JobRecord(
+        id=1,
+        namespace="default",
+        name="digits",
+        uid="0f3c5a62-6a1b-4c0e-9f0e-2b8c5d1e7a90",
+        generation=1,
+        spec=spec or SPEC,
+        policy="structured",
+        seed=7,
+        manifest_path="zeusjob.yaml",
+        created_at=START,
+    )
+
+
+def profile(batch_size: int) -> tuple[PowerProfilePoint, ...]:
+    """Return a plausible power profile: slower and thriftier at a lower limit."""
+    return tuple(
+        PowerProfilePoint(
+            power_limit_watts=float(limit),
+            average_power_watts=0.92 * limit,
+            seconds_per_step=0.001 * (4 + batch_size / 40) * (1 + (130.0 / limit) ** 3 / 2),
+        )
+        for limit in range(100, 251, 25)
+    )
+
+
+def recurrence(
+    ordinal: int,
+    tries: Sequence[Try],
+    kind: RecurrenceKind = RecurrenceKind.LEARNED,
+    state: RecurrenceState | None = None,
+) -> RecurrenceRecord:
+    """Return an ended recurrence; its state follows from the last attempt unless given."""
+    offset = 0 if kind is RecurrenceKind.LEARNED else 10_000
+    identity = offset + ordinal
+    when = START + timedelta(days=ordinal, hours=offset)
+    attempts = tuple(
+        _attempt(identity, number, attempt, when, kind)
+        for number, attempt in enumerate(tries, start=1)
+    )
+    if state is None:
+        reached = bool(tries) and tries[-1].outcome is Outcome.REACHED
+        state = RecurrenceState.REACHED if reached else RecurrenceState.FAILED
+    return RecurrenceRecord(
+        id=identity,
+        job_id=1,
+        ordinal=ordinal,
+        kind=kind,
+        scheduled_time=when,
+        state=state,
+        attempts=attempts,
+        ended_at=None if state is RecurrenceState.OPEN else when + timedelta(minutes=1),
+    )
+
+
+def _attempt(
+    recurrence_id: int, number: int, source: Try, when: datetime, kind: RecurrenceKind
+) -> AttemptRecord:
+    result = Result(
+        job="default/digits",
+        recurrence=str(recurrence_id),
+        attempt=number,
+        sequence=source.epochs,
+        outcome=source.outcome.value,
+        batch_size=source.batch_size,
+        epochs=source.epochs,
+        time_seconds=source.time_seconds,
+        energy_joules=source.energy_joules,
+        gpu_model=GPU_MODEL,
+        gpu_count=1,
+        gpu_driver="560.35",
+        power_limit_watts=source.power_limit_watts,
+        max_power_watts=MAX_POWER_WATTS,
+        best_metric=0.971,
+        power_profile=profile(source.batch_size) if kind is RecurrenceKind.LEARNED else (),
+    )
+    return AttemptRecord(
+        id=100 * recurrence_id + number,
+        recurrence_id=recurrence_id,
+        number=number,
+        state=AttemptState.ENDED,
+        child_name=f"digits-{recurrence_id}-{number}",
+        decision=DecisionRecord(
+            batch_size=source.batch_size,
+            cost_threshold_joules=4000.0,
+            learning_rate=None,
+            seed=number,
+            policy="structured",
+            sentence=source.sentence,
+            candidates=(
+                Candidate(batch_size=128, runs=2, expected_cost_joules=1900.0, score=0.4),
+                Candidate(batch_size=256, runs=1, expected_cost_joules=2100.0, score=0.1),
+            ),
+        ),
+        decided_at=when,
+        outcome=source.outcome,
+        executions=(ExecutionRecord(uid=f"u{number}", started_at=when, result=result),),
+        epochs=source.epochs,
+        energy_joules=source.energy_joules,
+        time_seconds=source.time_seconds,
+        cost_joules=source.cost_joules,
+        power_limit_watts=source.power_limit_watts,
+        best_metric=0.971,
+        gpu_model=GPU_MODEL,
+        ended_at=when + timedelta(minutes=1),
+    )

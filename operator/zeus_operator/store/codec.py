@@ -27,7 +27,7 @@ def utc(moment: datetime | None) -> datetime | None:
 
 def clean_text(text: str) -> str:
     """Return `text` without what a UTF-8 database refuses: NUL and lone surrogates."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 
 
 def _to_json(value: Any) -> Any:

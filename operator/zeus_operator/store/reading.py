@@ -1,0 +1,263 @@
+"""Records from rows: jobs, requests, recurrences with their attempts and executions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, select
+
+from zeus_operator.optimizer.types import Observation
+from zeus_operator.records import (
+    AttemptRecord,
+    AttemptState,
+    ExecutionRecord,
+    JobFacts,
+    JobRecord,
+    ProfileRecord,
+    RecurrenceKind,
+    RecurrenceRecord,
+    RecurrenceState,
+    RunRequestRecord,
+)
+from zeus_operator.store.codec import (
+    decision_from_json,
+    observation_from_row,
+    profile_from_row,
+    result_from_json,
+    utc,
+)
+from zeus_operator.store.models import (
+    attempts,
+    executions,
+    jobs,
+    learned_states,
+    observations,
+    power_profiles,
+    recurrences,
+    run_requests,
+)
+from zeus_runtime.protocol import Outcome
+
+ENDED_IN_FACTS = 100
+"""Ended recurrences that facts carry: as many as `pauseAfterFailures` may ask to look back."""
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+def select_jobs() -> Select[Any]:
+    """Return the query of living jobs with their namespace and name."""
+    return (
+        select(jobs, learned_states.c.namespace, learned_states.c.name)
+        .join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
+        .where(jobs.c.deleted_at.is_(None))
+        .order_by(learned_states.c.namespace, learned_states.c.name)
+    )
+
+
+def job_record(row: RowMapping) -> JobRecord:
+    """Return a row of `select_jobs`."""
+    return JobRecord(
+        id=row["id"],
+        namespace=row["namespace"],
+        name=row["name"],
+        uid=row["uid"],
+        generation=row["generation"],
+        spec=row["spec"],
+        policy=row["policy"],
+        seed=row["seed"],
+        manifest_path=row["manifest_path"],
+        created_at=_aware(row["created_at"]),
+        suspended=row["suspended"],
+        resumed_at=_aware(row["resumed_at"]),
+    )
+
+
+def job_by_id(connection: Connection, job_id: int) -> tuple[JobRecord, int, datetime | None] | None:
+    """Return a job, living or deleted, with its learned state's id and last tick."""
+    row = (
+        connection.execute(
+            select(
+                jobs,
+                learned_states.c.namespace,
+                learned_states.c.name,
+                learned_states.c.last_tick,
+            )
+            .join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
+            .where(jobs.c.id == job_id)
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        return None
+    return job_record(row), row["learned_state_id"], utc(row["last_tick"])
+
+
+def request_record(connection: Connection, row: RowMapping) -> RunRequestRecord:
+    """Return a request with the recurrences that it has made."""
+    created, finished = connection.execute(
+        select(func.count(), func.count(recurrences.c.ended_at)).where(
+            recurrences.c.request_id == row["id"]
+        )
+    ).one()
+    return RunRequestRecord(
+        id=row["id"],
+        job_id=row["job_id"],
+        kind=RecurrenceKind(row["kind"]),
+        recurrences=row["recurrences"],
+        created=created,
+        finished=finished,
+        requested_at=_aware(row["requested_at"]),
+    )
+
+
+def _execution_record(row: RowMapping) -> ExecutionRecord:
+    return ExecutionRecord(
+        uid=row["uid"],
+        started_at=_aware(row["started_at"]),
+        ended_at=utc(row["ended_at"]),
+        exit_code=row["exit_code"],
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        result=result_from_json(row["result"]),
+        output_path=row["output_path"],
+        output_tail=row["output_tail"],
+    )
+
+
+def _attempt_record(row: RowMapping, run: Sequence[ExecutionRecord]) -> AttemptRecord:
+    return AttemptRecord(
+        id=row["id"],
+        recurrence_id=row["recurrence_id"],
+        number=row["number"],
+        state=AttemptState(row["state"]),
+        child_name=row["child_name"],
+        decision=decision_from_json(row["decision"]),
+        decided_at=_aware(row["decided_at"]),
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        detail=row["detail"],
+        executions=tuple(run),
+        epochs=row["epochs"],
+        energy_joules=row["energy_joules"],
+        time_seconds=row["time_seconds"],
+        cost_joules=row["cost_joules"],
+        epoch_cost_joules=row["epoch_cost_joules"],
+        power_limit_watts=row["power_limit_watts"],
+        best_metric=row["best_metric"],
+        gpu_model=row["gpu_model"],
+        ended_at=utc(row["ended_at"]),
+    )
+
+
+def attempt_records(
+    connection: Connection, where: ColumnElement[bool]
+) -> tuple[AttemptRecord, ...]:
+    """Return attempts with their executions, in order."""
+    rows = (
+        connection.execute(
+            select(attempts).where(where).order_by(attempts.c.recurrence_id, attempts.c.number)
+        )
+        .mappings()
+        .all()
+    )
+    runs: dict[int, list[ExecutionRecord]] = defaultdict(list)
+    for row in connection.execute(
+        select(executions)
+        .where(executions.c.attempt_id.in_([row["id"] for row in rows]))
+        .order_by(executions.c.id)
+    ).mappings():
+        runs[row["attempt_id"]].append(_execution_record(row))
+    return tuple(_attempt_record(row, runs[row["id"]]) for row in rows)
+
+
+def recurrence_records(
+    connection: Connection, where: ColumnElement[bool], limit: int | None = None
+) -> tuple[RecurrenceRecord, ...]:
+    """Return recurrences with their attempts, ascending; with `limit` the latest ones."""
+    query = select(recurrences).where(where).order_by(recurrences.c.id.desc())
+    rows = connection.execute(query.limit(limit)).mappings().all()[::-1]
+    by_recurrence: dict[int, list[AttemptRecord]] = defaultdict(list)
+    for attempt in attempt_records(
+        connection, attempts.c.recurrence_id.in_([row["id"] for row in rows])
+    ):
+        by_recurrence[attempt.recurrence_id].append(attempt)
+    return tuple(
+        RecurrenceRecord(
+            id=row["id"],
+            job_id=row["job_id"],
+            ordinal=row["ordinal"],
+            kind=RecurrenceKind(row["kind"]),
+            scheduled_time=_aware(row["scheduled_time"]),
+            state=RecurrenceState(row["state"]),
+            request_id=row["request_id"],
+            attempts=tuple(by_recurrence[row["id"]]),
+            ended_at=utc(row["ended_at"]),
+            reason=row["reason"],
+        )
+        for row in rows
+    )
+
+
+def observation_records(connection: Connection, learned_state_id: int) -> tuple[Observation, ...]:
+    """Return everything that was learned, in the order in which it was stored."""
+    return tuple(
+        observation_from_row(dict(row))
+        for row in connection.execute(
+            select(observations)
+            .where(observations.c.learned_state_id == learned_state_id)
+            .order_by(observations.c.id)
+        ).mappings()
+    )
+
+
+def _profile_records(connection: Connection, learned_state_id: int) -> tuple[ProfileRecord, ...]:
+    return tuple(
+        profile_from_row(dict(row))
+        for row in connection.execute(
+            select(power_profiles)
+            .where(power_profiles.c.learned_state_id == learned_state_id)
+            .order_by(power_profiles.c.measured_at, power_profiles.c.id)
+        ).mappings()
+    )
+
+
+def job_facts(connection: Connection, job_id: int) -> JobFacts | None:
+    """Return what `plan` decides on, from one snapshot; None: no such job."""
+    found = job_by_id(connection, job_id)
+    if found is None:
+        return None
+    job, learned_state_id, last_tick = found
+    mine = recurrences.c.job_id == job_id
+    is_open = recurrences.c.state == RecurrenceState.OPEN.value
+    is_skipped = recurrences.c.state == RecurrenceState.SKIPPED.value
+    ended = recurrence_records(connection, mine & ~is_open & ~is_skipped, ENDED_IN_FACTS)
+    opened = recurrence_records(connection, mine & is_open)
+    last_ordinal = {
+        RecurrenceKind(kind): ordinal
+        for kind, ordinal in connection.execute(
+            select(recurrences.c.kind, func.max(recurrences.c.ordinal))
+            .where(recurrences.c.learned_state_id == learned_state_id)
+            .group_by(recurrences.c.kind)
+        )
+    }
+    requests = tuple(
+        request_record(connection, row)
+        for row in connection.execute(
+            select(run_requests)
+            .where(run_requests.c.job_id == job_id, run_requests.c.closed_at.is_(None))
+            .order_by(run_requests.c.id)
+        ).mappings()
+    )
+    return JobFacts(
+        job=job,
+        recurrences=tuple(sorted((*ended, *opened), key=lambda recurrence: recurrence.id)),
+        observations=observation_records(connection, learned_state_id),
+        requests=requests,
+        profiles=_profile_records(connection, learned_state_id),
+        last_ordinal=last_ordinal,
+        last_scheduled_time=last_tick,
+    )

@@ -1,0 +1,222 @@
+"""The one door to history and learned state.
+
+Every method is one transaction, may be repeated, and is repeated by itself for
+a while when the server goes away (`connection.Database`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, select, text
+
+from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
+from zeus_operator.optimizer.types import Observation
+from zeus_operator.records import (
+    AttemptRecord,
+    ExecutionRecord,
+    JobFacts,
+    JobRecord,
+    RecurrenceKind,
+    RecurrenceRecord,
+    RunRequestRecord,
+)
+from zeus_operator.store import jobs as job_steps
+from zeus_operator.store import reading, steps
+from zeus_operator.store.connection import Database, StoreError, StoreUnavailable, open_engine
+from zeus_operator.store.locks import JobBusy, JobLock
+from zeus_operator.store.migrate import migrate
+from zeus_operator.store.models import jobs, recurrences
+
+__all__ = ["JobBusy", "JobLock", "Store", "StoreError", "StoreUnavailable"]
+
+
+def _random_uid() -> str:
+    return str(uuid.uuid4())
+
+
+class Store:
+    """History and learned state of all jobs, in PostgreSQL.
+
+    Any method raises `StoreUnavailable` when the server stays away.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        recover: Callable[[], object] | None = None,
+        database: Database | None = None,
+    ) -> None:
+        """Use a migrated database.
+
+        Args:
+            recover: called before a retry, e.g. `EmbeddedPostgres.start`, which
+                brings back a server that was killed.
+            database: with other retries than the default ones.
+        """
+        self._database = database or Database(engine, recover=recover)
+
+    @classmethod
+    def connect(cls, url: str, *, recover: Callable[[], object] | None = None) -> Store:
+        """Connect to `url` and bring its schema up to date.
+
+        Raises:
+            StoreError: the URL is not one of PostgreSQL.
+            StoreUnavailable: nobody answers there.
+        """
+        store = cls(open_engine(url), recover=recover)
+        store._database.write(migrate)
+        return store
+
+    def ping(self) -> None:
+        """Ask the server for an answer."""
+        self._database.read(lambda connection: connection.execute(text("SELECT 1")))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.engine.dispose()
+
+    # Jobs ----------------------------------------------------------------
+
+    def apply_job(
+        self,
+        namespace: str,
+        name: str,
+        spec: dict[str, Any],
+        *,
+        manifest_path: str,
+        policy: str,
+        seed: int,
+        now: datetime,
+        uid: str | None = None,
+    ) -> JobRecord:
+        """Insert the job or bring it up to date.
+
+        The same spec keeps its generation, another one gets the next.  A job
+        that was deleted comes back as a new incarnation with what it had learned.
+
+        Args:
+            spec: `ZeusJob.spec_document()`.
+            uid: of the incarnation, where somebody hands them out (Kubernetes);
+                another uid than that of the living job replaces it.
+        """
+        fresh_uid = uid or _random_uid()
+        return self._database.write(
+            lambda connection: job_steps.apply_job(
+                connection,
+                namespace,
+                name,
+                spec,
+                uid=fresh_uid,
+                is_same_incarnation=uid is None,
+                manifest_path=manifest_path,
+                policy=policy,
+                seed=seed,
+                now=now,
+            )
+        )
+
+    def job(self, namespace: str, name: str) -> JobRecord | None:
+        """Return the living job of that name."""
+        return self._database.read(lambda c: job_steps.find_job(c, namespace, name))
+
+    def jobs(self) -> tuple[JobRecord, ...]:
+        """Return all living jobs by namespace and name."""
+        return self._database.read(job_steps.all_jobs)
+
+    def set_suspended(self, job_id: int, suspended: bool, now: datetime) -> None:
+        """Let no new recurrence start, or let them start again."""
+        self._database.write(lambda c: job_steps.set_suspended(c, job_id, suspended, now))
+
+    def delete_job(self, job_id: int, now: datetime) -> None:
+        """Delete the job; what is open is cancelled, what was learned is kept."""
+        self._database.write(lambda c: job_steps.delete_job(c, job_id, now))
+
+    def reset_job(self, job_id: int, now: datetime) -> None:
+        """Erase the job's history and everything that it has learned."""
+        self._database.write(lambda c: job_steps.reset_job(c, job_id, now))
+
+    def job_lock(self, job_id: int) -> JobLock:
+        """Return a context manager that keeps other programs off the job.
+
+        Entering raises `JobBusy`.  A long-running holder calls `ensure` now and
+        then, because a restart of the server loses the lock.
+        """
+        return JobLock(self._database, job_id)
+
+    # Requests ------------------------------------------------------------
+
+    def request_runs(
+        self, job_id: int, kind: RecurrenceKind, recurrences: int, now: datetime
+    ) -> RunRequestRecord:
+        """Ask for back-to-back recurrences, or return what was asked for and is not complete."""
+        return self._database.write(
+            lambda c: job_steps.request_runs(c, job_id, kind, recurrences, now)
+        )
+
+    def cancel_request(self, request_id: int, now: datetime) -> None:
+        """Let the request make no further recurrence."""
+        self._database.write(lambda c: job_steps.cancel_request(c, request_id, now))
+
+    # Facts ---------------------------------------------------------------
+
+    def facts(self, job_id: int) -> JobFacts:
+        """Return what `plan` decides on.
+
+        Raises:
+            StoreError: there is no such job.
+        """
+        found = self._database.read(lambda c: reading.job_facts(c, job_id))
+        if found is None:
+            raise StoreError(f"there is no job {job_id}")
+        return found
+
+    def history(
+        self, job_id: int, limit: int | None = None, kind: RecurrenceKind | None = None
+    ) -> tuple[RecurrenceRecord, ...]:
+        """Return the recurrences of all incarnations of the job, ascending.
+
+        Args:
+            limit: only so many of the latest.
+            kind: only learned or control ones.
+        """
+        learned = select(jobs.c.learned_state_id).where(jobs.c.id == job_id).scalar_subquery()
+        where = recurrences.c.learned_state_id == learned
+        if kind is not None:
+            where &= recurrences.c.kind == kind.value
+        return self._database.read(lambda c: reading.recurrence_records(c, where, limit))
+
+    def observations(self, job_id: int) -> tuple[Observation, ...]:
+        """Return what the job and its earlier incarnations have learned, in order."""
+        return self.facts(job_id).observations
+
+    # Actions -------------------------------------------------------------
+
+    def create_recurrence(self, action: CreateRecurrence, now: datetime) -> RecurrenceRecord:
+        """Apply `CreateRecurrence`."""
+        return self._database.write(lambda c: steps.create_recurrence(c, action, now))
+
+    def decide_attempt(self, action: DecideAttempt, now: datetime) -> AttemptRecord:
+        """Apply `DecideAttempt`."""
+        return self._database.write(lambda c: steps.decide_attempt(c, action, now))
+
+    def record_execution(
+        self,
+        attempt_id: int,
+        execution: ExecutionRecord,
+        now: datetime,  # noqa: ARG002 - all appliers are called alike
+    ) -> AttemptRecord:
+        """Store what is known of an execution; from the first one on the attempt is running."""
+        return self._database.write(lambda c: steps.record_execution(c, attempt_id, execution))
+
+    def close_attempt(self, action: CloseAttempt, now: datetime) -> AttemptRecord:
+        """Apply `CloseAttempt`: outcome, bill, observation and power profile at once."""
+        return self._database.write(lambda c: steps.close_attempt(c, action, now))
+
+    def close_recurrence(self, action: CloseRecurrence, now: datetime) -> RecurrenceRecord:
+        """Apply `CloseRecurrence`; the last one completes its request."""
+        return self._database.write(lambda c: steps.close_recurrence(c, action, now))

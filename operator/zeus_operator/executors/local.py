@@ -8,7 +8,8 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from zeus_operator.api.template import training_container
@@ -20,7 +21,7 @@ from zeus_operator.executors.command import command, injected_environment
 from zeus_operator.executors.execution import Execution, Phase
 from zeus_operator.executors.shim import ChildSpec
 from zeus_operator.records import AttemptRecord, ExecutionRecord, JobRecord
-from zeus_runtime.protocol import Decision
+from zeus_runtime.protocol import Decision, Outcome
 
 _CLAIM_TRIES = 3
 _CLAIM_SECONDS = 30.0
@@ -132,20 +133,23 @@ class LocalExecutor:
         return execution.record()
 
     def observe(self, job: JobRecord, attempt: AttemptRecord) -> tuple[ExecutionRecord, ...]:
-        """Return every execution; those that the store knows to have ended as it has them."""
+        """Return every execution; those that the store knows to have ended as it has them.
+
+        One that the store knows to run and that has no files any more is `LOST`.
+        """
         del job
-        ended = {record.uid: record for record in attempt.executions if record.ended_at}
-        found = []
+        stored = {record.uid: record for record in attempt.executions}
+        found = {uid: record for uid, record in stored.items() if record.ended_at is not None}
         for execution in self._executions(self._runs / attempt.child_name):
-            record = ended.pop(execution.uid, None)
-            if record is None:
-                if execution.phase() is Phase.UNCLAIMED:
-                    continue
-                record = execution.record()
-                if record.ended_at is not None:
-                    self._forget(execution.uid)
-            found.append(record)
-        return (*ended.values(), *found)
+            if execution.uid in found or execution.phase() is Phase.UNCLAIMED:
+                continue
+            record = execution.record()
+            if record.ended_at is not None:
+                self._forget(execution.uid)
+            found[execution.uid] = record
+        for uid in stored.keys() - found.keys():
+            found[uid] = replace(stored[uid], ended_at=datetime.now(UTC), outcome=Outcome.LOST)
+        return tuple(sorted(found.values(), key=lambda record: record.started_at))
 
     def stop(self, attempt: AttemptRecord, reason: str) -> None:
         """Ask the child to end: SIGTERM, the pod's grace period, SIGKILL, all by the shim.

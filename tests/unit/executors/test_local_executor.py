@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -348,3 +350,14 @@ def test_a_result_of_an_earlier_write_is_seen_while_the_child_runs(tmp_path: Pat
     assert (record.result.epochs, record.ended_at) == (2, None)
     local.stop(attempt, "test")
     children.ended(local, job, attempt)
+
+
+def test_an_execution_whose_files_are_gone_is_lost(tmp_path: Path) -> None:
+    local = children.executor(tmp_path)
+    job, attempt = children.job(tmp_path / "job", "print(1)"), children.attempt()
+    running = replace(local.start(job, attempt), ended_at=None)
+    children.ended(local, job, attempt)
+    shutil.rmtree(tmp_path / "runs" / attempt.child_name)
+    record = children.last_execution(local, job, children.with_executions(attempt, running))
+    assert record.outcome is Outcome.LOST
+    assert record.ended_at is not None

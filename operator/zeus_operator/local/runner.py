@@ -1,0 +1,208 @@
+"""`zeusctl run`: one job, on this machine, until its request is complete."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from zeus_operator.api.manifest import LoadedManifest
+from zeus_operator.engine import Engine, EngineEnd, utc_now
+from zeus_operator.events import Listener, Notice, RequestResumed
+from zeus_operator.executors.checkpoints import Checkpoint, CheckpointHook, no_checkpoint
+from zeus_operator.executors.local import LocalDevices, LocalExecutor
+from zeus_operator.local.gpu import GpuChoice
+from zeus_operator.local.home import Home
+from zeus_operator.local.services import Services, open_services
+from zeus_operator.local.summary import RunSummary
+from zeus_operator.optimizer import policy as policy_named
+from zeus_operator.plan import decision_for
+from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.records import (
+    AttemptRecord,
+    JobFacts,
+    JobRecord,
+    RecurrenceKind,
+    RecurrenceRecord,
+    RunRequestRecord,
+)
+from zeus_operator.store import Store
+from zeus_runtime.protocol import Decision
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """The requests of this command; None where it has none of that kind left to run."""
+
+    learned: RunRequestRecord | None
+    control: RunRequestRecord | None
+    resumed: tuple[RunRequestRecord, ...]
+
+
+def run_job(
+    home: Home,
+    manifest: LoadedManifest,
+    *,
+    recurrences: int | None,
+    control: int = 0,
+    seed: int = 0,
+    policy: str | None = None,
+    gpu: GpuChoice = GpuChoice.AUTO,
+    listener: Listener,
+    stop_event: threading.Event,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], datetime] = utc_now,
+    checkpoint: CheckpointHook = no_checkpoint,
+) -> RunSummary:
+    """Run `recurrences` of the job back to back, then `control` of its default configuration.
+
+    A request that an earlier command left unfinished goes on instead of a new one.
+
+    Args:
+        recurrences: None: run on the manifest's schedule until `stop_event` is set.
+        seed: of the job's decisions.
+        policy: None: the one that the manifest names.
+        listener: takes events, in the thread of the caller (a notice also in another).
+        stop_event: once set, the run in progress is ended cleanly and kept as preempted.
+
+    Raises:
+        JobBusy: another program runs this job.
+        GpuError, HomeError, EmbeddedPostgresError, StoreError: see `open_services`.
+        LocalExecutorError, ChildCollision: see `LocalExecutor.start`.
+    """
+
+    def notify(text: str) -> None:
+        listener(Notice(text))
+
+    with open_services(home, gpu, notify, environ=environ, checkpoint=checkpoint) as services:
+        store = services.store
+        metadata, spec = manifest.job.metadata, manifest.job.spec
+        job = store.apply_job(
+            metadata.namespace,
+            metadata.name,
+            manifest.job.spec_document(),
+            manifest_path=str(manifest.path),
+            policy=policy or spec.policy.value,
+            seed=seed,
+            now=clock(),
+        )
+        checkpoint(Checkpoint.JOB_APPLIED)
+        with store.job_lock(job.id):
+            checkpoint(Checkpoint.JOB_LOCKED)
+            executor = _executor(home, services, environ, checkpoint)
+            engine = Engine(
+                store,
+                executor,
+                policy_named(job.policy),
+                job.id,
+                listener=listener,
+                clock=clock,
+                stop_event=stop_event,
+                checkpoint=checkpoint,
+            )
+            try:
+                if recurrences is None:
+                    return _on_schedule(store, job, engine)
+                requests = _request(store, job, recurrences, control, clock)
+                checkpoint(Checkpoint.REQUEST_STORED)
+                for request in requests.resumed:
+                    listener(RequestResumed(job, request))
+                return _back_to_back(store, job, engine, requests)
+            finally:
+                executor.close()
+
+
+def _executor(
+    home: Home, services: Services, environ: Mapping[str, str], checkpoint: CheckpointHook
+) -> LocalExecutor:
+    store, gpus = services.store, services.gpus
+
+    def decision_of(job: JobRecord, attempt: AttemptRecord) -> Decision:
+        profiles = store.facts(job.id).profiles
+        return decision_for(attempt, JobPlanSpec.from_document(job.spec), profiles)
+
+    return LocalExecutor(
+        home.runs,
+        home.gpu_locks,
+        LocalDevices(gpus.uuids, gpus.environment),
+        decision_of,
+        agent_address=services.agent_address,
+        inherited=environ,
+        checkpoint=checkpoint,
+    )
+
+
+def _request(
+    store: Store, job: JobRecord, recurrences: int, control: int, clock: Callable[[], datetime]
+) -> _Requests:
+    """Store what this command asks for, or find what an earlier one left to do.
+
+    The request of learned runs is stored first and ends first.  So if only the one of control
+    runs is open, a killed command had finished its learned runs, and they must not run again.
+    """
+    left = {request.kind: request for request in store.facts(job.id).requests}
+    now = clock()
+    learned = left.get(RecurrenceKind.LEARNED)
+    only_control = learned is None and RecurrenceKind.CONTROL in left
+    if not only_control:
+        learned = store.request_runs(job.id, RecurrenceKind.LEARNED, recurrences, now)
+    controls = left.get(RecurrenceKind.CONTROL)
+    if controls is not None or control > 0:
+        controls = store.request_runs(job.id, RecurrenceKind.CONTROL, control, now)
+    return _Requests(learned, controls, tuple(left.values()))
+
+
+def _back_to_back(store: Store, job: JobRecord, engine: Engine, requests: _Requests) -> RunSummary:
+    wanted = [r.id for r in (requests.learned, requests.control) if r is not None]
+    end = engine.run(lambda facts: _complete(facts, wanted))
+    history = store.history(job.id)
+    learned_id = requests.learned.id if requests.learned else _last_request(history)
+    control_id = requests.control.id if requests.control else None
+    return _summary(
+        job,
+        end,
+        [r for r in history if r.request_id is not None and r.request_id == learned_id],
+        [r for r in history if r.request_id is not None and r.request_id == control_id],
+    )
+
+
+def _on_schedule(store: Store, job: JobRecord, engine: Engine) -> RunSummary:
+    before = {recurrence.id for recurrence in store.history(job.id) if recurrence.ended_at}
+    end = engine.run(lambda facts: False)  # noqa: ARG005 - a schedule has no end
+    ran = [r for r in store.history(job.id) if r.id not in before]
+    return _summary(
+        job,
+        end,
+        [r for r in ran if r.kind is RecurrenceKind.LEARNED],
+        [r for r in ran if r.kind is RecurrenceKind.CONTROL],
+    )
+
+
+def _complete(facts: JobFacts, wanted: list[int]) -> bool:
+    """Whether none of the wanted requests is still open."""
+    return not any(request.id in wanted for request in facts.requests)
+
+
+def _last_request(history: tuple[RecurrenceRecord, ...]) -> int | None:
+    """Return the newest request of learned runs: the one that a resumed command belongs to."""
+    return max(
+        (r.request_id for r in history if r.kind is RecurrenceKind.LEARNED and r.request_id),
+        default=None,
+    )
+
+
+def _summary(
+    job: JobRecord,
+    end: EngineEnd,
+    learned: list[RecurrenceRecord],
+    control: list[RecurrenceRecord],
+) -> RunSummary:
+    return RunSummary(
+        job=job,
+        learned=tuple(learned),
+        control=tuple(control),
+        stopped=end.stopped,
+        paused=end.paused,
+    )

@@ -327,7 +327,12 @@ class LeaseMachine:
         lease = self._lease
         if lease is None or lease.applied_milliwatts is None or lease.foreign:
             return Sight.EXPECTED
-        if lease.wish != lease.done or _near(found_milliwatts, (lease.applied_milliwatts,)):
+        if lease.wish != lease.done:
+            return Sight.EXPECTED
+        if _near(found_milliwatts, (lease.applied_milliwatts, *self._ours())):
+            # A write that had timed out may have come to its end late.
+            lease.applied_milliwatts = self._confirmed_milliwatts = found_milliwatts
+            self._was_reset = False
             return Sight.EXPECTED
         if self._was_reset:
             self._tickets += 1

@@ -11,7 +11,6 @@ import pynvml
 
 from zeus_agent.leases import Bounds
 
-
 _RETRIES = 3
 _RETRY_PAUSE_SECONDS = 0.02
 

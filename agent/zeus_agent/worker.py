@@ -91,14 +91,16 @@ class Worker:
             job = self._jobs.get()
             if job is None:
                 return
-            if job.cancelled:
-                continue
+            # Started is said before cancelled is read, and `call` says cancelled before it reads
+            # started: at least one of the two sees the other.
             job.started = True
-            result, error = None, None
-            try:
-                result = job.function()
-            except Exception as caught:  # noqa: BLE001 -- handed to the caller whatever it is
-                error = caught
+            result: Any = None
+            error: Exception | None = None
+            if not job.cancelled:
+                try:
+                    result = job.function()
+                except Exception as caught:  # handed to the caller, whatever it is
+                    error = caught
             try:
                 self._loop.call_soon_threadsafe(self._finish, job, result, error)
             except RuntimeError:

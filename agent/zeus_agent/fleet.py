@@ -1,0 +1,188 @@
+"""All GPUs of the machine: NVML's beginning and end, finding GPUs, looking at them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from zeus_agent import nvml
+from zeus_agent.gpu import Gpu, GpuListener
+from zeus_agent.logs import note
+from zeus_agent.nvml import Identity, Kind, Library, NvmlFailure, Reading
+from zeus_agent.worker import Worker, WorkerTimeout
+
+logger = logging.getLogger("zeus_agent.fleet")
+
+INIT_TIMEOUT_SECONDS = 30.0  # a driver without persistence mode takes seconds to load
+INIT_BACKOFF_FIRST_SECONDS = 1.0
+INIT_BACKOFF_LAST_SECONDS = 30.0
+LOOK_FOR_GPUS_SECONDS = 10.0
+RELEARN_SECONDS = 60.0
+FRUITLESS_INITS = 10
+
+
+class DriverBroken(Exception):  # noqa: N818 -- a state of the machine
+    """NVML gives unknown errors for every GPU, and initializing again does not help."""
+
+
+class FleetListener(GpuListener, Protocol):
+    """Whom the fleet tells."""
+
+    def gpu_found(self, gpu: Gpu, identity: Identity) -> None:
+        """Tell of a GPU seen for the first time, or identified again."""
+
+    def gpu_read(self, gpu: Gpu, reading: Reading, version: int) -> None:
+        """Tell of a look at a GPU; `version` is what `gpu_version` said before it."""
+
+    def gpu_version(self, gpu: Gpu) -> int:
+        """Return a number that changes with each write to the GPU."""
+
+
+class Fleet:
+    """The GPUs by UUID.
+
+    Args:
+        listener: whom to tell.
+        clock: monotonic seconds.
+        timeout_seconds: longest time of one visit to the driver for one GPU.
+    """
+
+    def __init__(
+        self, listener: FleetListener, clock: Callable[[], float], timeout_seconds: float
+    ) -> None:
+        self.gpus: dict[str, Gpu] = {}
+        self.library: Library | None = None
+        self.reason = "NVML is not initialized yet"  # why there is no library
+        self._listener = listener
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._system = Worker("nvml")
+        self._probes: dict[int, Worker] = {}
+        self._next_init_seconds = 0.0
+        self._init_backoff_seconds = INIT_BACKOFF_FIRST_SECONDS
+        self._was_initialized = False
+        self._next_look_seconds = 0.0
+        self._next_relearn_seconds = clock() + RELEARN_SECONDS
+        self._fruitless_inits = 0
+
+    async def poll(self) -> None:
+        """Do one round: initialize if needed, look for GPUs if due, look at each GPU.
+
+        Raises:
+            DriverBroken: see there.
+        """
+        now = self._clock()
+        if self.library is None and now >= self._next_init_seconds:
+            await self._initialize()
+        if self.library is None:
+            return
+        if now >= self._next_look_seconds:
+            self._next_look_seconds = now + LOOK_FOR_GPUS_SECONDS
+            await self._look_for_gpus()
+        if now >= self._next_relearn_seconds:
+            self._next_relearn_seconds = now + RELEARN_SECONDS
+            for gpu in self.gpus.values():
+                gpu.forget_refusals()
+        await asyncio.gather(*(self.look_at(gpu) for gpu in self.gpus.values()))
+        self._judge()
+
+    async def look_at(self, gpu: Gpu) -> None:
+        """Read one GPU and tell the listener."""
+        version = self._listener.gpu_version(gpu)
+        known = gpu.identity
+        reading = await gpu.poll()
+        if gpu.identity is not None and gpu.identity is not known:
+            self._listener.gpu_found(gpu, gpu.identity)
+        if reading is not None:
+            self._listener.gpu_read(gpu, reading, version)
+
+    def driver_gone(self, error: NvmlFailure) -> None:
+        """Begin again with the next poll."""
+        if self.library is not None:
+            self.library = None
+            self.reason = str(error)
+            note(logger, logging.WARNING, "NVML must be initialized again", reason=self.reason)
+
+    def stop(self) -> None:
+        """End all worker threads."""
+        self._system.stop()
+        for gpu in self.gpus.values():
+            gpu.stop()
+
+    async def _initialize(self) -> None:
+        try:
+            if self._was_initialized:
+                await self._system.call(nvml.shut_down, INIT_TIMEOUT_SECONDS)
+                self._was_initialized = False
+            library = await self._system.call(nvml.initialize, INIT_TIMEOUT_SECONDS)
+        except (NvmlFailure, WorkerTimeout) as error:
+            reason = str(error)
+            if reason != self.reason:
+                note(logger, logging.WARNING, "no NVML", reason=reason)
+            self.reason = reason
+            self._next_init_seconds = self._clock() + self._init_backoff_seconds
+            self._init_backoff_seconds = min(
+                2.0 * self._init_backoff_seconds, INIT_BACKOFF_LAST_SECONDS
+            )
+            return
+        self._was_initialized = True
+        self._init_backoff_seconds = INIT_BACKOFF_FIRST_SECONDS
+        self.library, self.reason = library, ""
+        self._next_look_seconds = 0.0
+        note(
+            logger,
+            logging.INFO,
+            "NVML initialized",
+            driver=library.driver,
+            simulated=library.simulated,
+        )
+
+    async def _look_for_gpus(self) -> None:
+        """Find GPUs that are not known yet; those that don't answer are tried again later."""
+        try:
+            count = await self._system.call(nvml.device_count, self._timeout_seconds)
+        except (NvmlFailure, WorkerTimeout) as error:
+            if isinstance(error, NvmlFailure) and error.kind is Kind.DRIVER:
+                self.driver_gone(error)
+            else:
+                note(logger, logging.WARNING, "GPUs can't be counted", reason=str(error))
+            return
+        if count <= sum(gpu.healthy or gpu.is_hung for gpu in self.gpus.values()):
+            return
+        uuids = await asyncio.gather(*(self._probe(index) for index in range(count)))
+        for uuid in uuids:
+            if uuid is not None and uuid not in self.gpus:
+                # Reading what it is happens in its own worker, with the poll that follows.
+                self.gpus[uuid] = Gpu(uuid, self._timeout_seconds, self._listener)
+
+    async def _probe(self, index: int) -> str | None:
+        """Ask for a UUID in a thread of its own: a GPU that hangs must not hide the others."""
+        earlier = self._probes.get(index)
+        if earlier is not None and earlier.is_hung:
+            return None  # one thread that hangs is enough
+        worker = self._probes[index] = Worker(f"probe {index}")
+        try:
+            return await worker.call(lambda: nvml.uuid_at(index), self._timeout_seconds)
+        except (NvmlFailure, WorkerTimeout) as error:
+            note(logger, logging.WARNING, "a GPU does not answer", index=index, reason=str(error))
+            return None
+        finally:
+            worker.stop()
+
+    def _judge(self) -> None:
+        """Where every GPU gives unknown errors, initialize again; then give up."""
+        sick = [gpu.sick_kind is Kind.UNKNOWN for gpu in self.gpus.values()]
+        if not sick or not all(sick):
+            self._fruitless_inits = 0
+            return
+        if self._fruitless_inits >= FRUITLESS_INITS:
+            raise DriverBroken(
+                f"every GPU gives unknown errors after {FRUITLESS_INITS} initializations"
+            )
+        delay = INIT_BACKOFF_FIRST_SECONDS * 2.0**self._fruitless_inits
+        self._next_init_seconds = self._clock() + min(delay, INIT_BACKOFF_LAST_SECONDS)
+        self._fruitless_inits += 1
+        self.library = None
+        self.reason = "every GPU gives unknown errors"

@@ -26,7 +26,7 @@ from zeus_operator.store.postmaster import (
     Layout,
     Postmaster,
     exclusive_lock,
-    has_exited,
+    is_occupied,
     open_lock,
     running_postmaster,
     wait_until,
@@ -191,13 +191,14 @@ class EmbeddedPostgres:
 
     def _launch(self) -> Postmaster:
         command = [*_unprivileged(), str(_binary("postgres")), "-D", str(self._layout.cluster)]
-        settings = {**self._settings, "unix_socket_directories": str(self._socket_directory())}
+        socket_directory = self._socket_directory()
+        settings = {**self._settings, "unix_socket_directories": str(socket_directory)}
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         # After SIGKILL of a postmaster its sessions take a moment to notice, and a new one
         # refuses to start until they are gone: so a quick end is tried again for a while.
         for _ in range(LAUNCH_ATTEMPTS):
-            self._remove_foreign_pid_file()
+            self._remove_stale_locks(socket_directory)
             process = self._detached(command)
             server = self._await_ready(process)
             if server is not None:
@@ -242,19 +243,17 @@ class EmbeddedPostgres:
         self._children.append(process)  # kept, or Popen complains that nobody waited for it
         return process
 
-    def _remove_foreign_pid_file(self) -> None:
-        """Remove a pid file whose pid belongs to a stranger by now.
+    def _remove_stale_locks(self, socket_directory: Path) -> None:
+        """Remove the lock files of a server that is gone.
 
-        PostgreSQL would take the stranger for a postmaster.  Where the pid is
-        free it finds out by itself, and its check of shared memory stays in force.
+        They name a pid, and PostgreSQL would take a stranger of that number, or a
+        corpse that nobody has collected, for a live server.  Sessions that outlive
+        their postmaster still stand in the data directory: then the files stay.
         """
-        pid_file = self._layout.cluster / "postmaster.pid"
-        try:
-            pid = int(pid_file.read_text().splitlines()[0])
-        except (OSError, ValueError, IndexError):
+        if is_occupied(self._layout.cluster):
             return
-        if not has_exited(pid) and running_postmaster(self._layout.cluster) is None:
-            pid_file.unlink(missing_ok=True)
+        (self._layout.cluster / "postmaster.pid").unlink(missing_ok=True)
+        (socket_directory / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
 
     def _failure(self, what: str) -> EmbeddedPostgresError:
         try:

@@ -103,6 +103,19 @@ def running_postmaster(cluster: Path) -> Postmaster | None:
     return Postmaster(pid, socket_directory, ready)
 
 
+def is_occupied(cluster: Path) -> bool:
+    """Whether a live process stands in the data directory: a postmaster or one of its sessions."""
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            if (process / "cwd").samefile(cluster):
+                return True
+        except OSError:  # it ended, is a corpse or somebody else's
+            continue
+    return False
+
+
 def has_exited(pid: int) -> bool:
     """Whether the process is gone, or dead and not yet collected by its parent."""
     try:

@@ -16,6 +16,7 @@ from zeus_operator.optimizer.parameters import Parameters
 Gpu = tuple[str, int]  # model and count
 
 _NOISE_WEIGHT = 4.0  # measurements that the prior of their noise is worth
+_MOST_NOISE = 9.0  # what one measurement may add to the noise, in variances
 _LEAST_DRIFT_SD = 0.05  # moves of less than about this, relative, are no change of the job
 
 
@@ -115,7 +116,8 @@ class CostModel:
         table.surprises = table.surprises[-keep:] if keep else []
         known.count += 1
         known.mean += step / known.count
-        table.squares += step * (value - known.mean)
+        # Held in: the first measurements after a change must not pass for noise and hide it.
+        table.squares += min(step * (value - known.mean), _MOST_NOISE * noise)
         table.freedom += 1
 
     def _shift(self, table: _Table) -> None:

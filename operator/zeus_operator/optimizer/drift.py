@@ -31,7 +31,7 @@ class Cusum:
             total = max(0.0, self._sums[side] + value - _SLACK)
             self._sums[side] = total
             self._lengths[side] = self._lengths[side] + 1 if total > 0.0 else 0
-            if total > _ALARM:
+            if total >= _ALARM:
                 self.onset = self._lengths[side]
                 return True
         return False

@@ -31,11 +31,12 @@ class Learner(ABC):
         Measurements cross process and network borders, so a value that is not
         finite or is negative is dropped here rather than trusted.
         """
-        if observation.attempt_id in self._seen or observation.outcome not in LEARNED_FROM:
+        if observation.attempt_id in self._seen:
             return
         self._seen.add(observation.attempt_id)
         if (
-            observation.batch_size > 0
+            observation.outcome in LEARNED_FROM
+            and observation.batch_size > 0
             and observation.epochs >= 0
             and math.isfinite(observation.cost_joules)
             and observation.cost_joules >= 0

@@ -1,0 +1,273 @@
+"""The structured policy: what it learns, what it risks, and what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from zeus_operator.optimizer.epochs import EpochModel
+from zeus_operator.optimizer.parameters import Parameters
+from zeus_operator.optimizer.structured import StructuredPolicy
+from zeus_operator.optimizer.types import Choice, Situation
+
+from tests.support.optimizer_histories import GPU, HistoryBuilder, SyntheticJob, problem
+from zeus_runtime.protocol import Outcome
+
+POLICY = StructuredPolicy()
+
+# Epochs grow slowly with the batch size, an epoch gets cheaper: 64 is the best of these.
+EPOCHS = {8: 6.0, 16: 6.5, 32: 7.5, 64: 9.0, 128: 14.0, 256: 25.0, 512: None}
+EPOCH_COSTS = {8: 400.0, 16: 220.0, 32: 130.0, 64: 80.0, 128: 65.0, 256: 60.0, 512: 57.0}
+
+
+def job(**changes: object) -> SyntheticJob:
+    return SyntheticJob(EPOCHS, EPOCH_COSTS, default=256, **changes)  # type: ignore[arg-type]
+
+
+def candidate(choice: Choice, size: int):
+    return next(c for c in choice.candidates if c.batch_size == size)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_reaches_the_best_arm_of_a_job_and_stays_there(seed):
+    decisions, _ = job().run(POLICY, recurrences=25, seed=seed)
+    last = [choice.batch_size for _, _, choice in decisions[-10:]]
+    assert last.count(64) >= 9  # it may look at another arm once more
+
+
+def test_it_costs_less_than_the_published_policy_while_learning():
+    from zeus_operator.optimizer.zeus import ZeusPolicy
+
+    def spent(policy):
+        return sum(
+            observation.cost_joules
+            for seed in range(5)
+            for observation in job().run(policy, recurrences=10, seed=seed)[1]
+        )
+
+    assert spent(POLICY) < 0.8 * spent(ZeusPolicy())
+
+
+def test_the_first_run_is_the_default_without_a_threshold():
+    choice = HistoryBuilder().choose(POLICY)
+    assert (choice.batch_size, choice.cost_threshold_joules) == (256, None)
+    assert choice.sentence == (
+        "First run: the default batch size 256, to have something to compare with."
+    )
+
+
+def test_the_default_is_repeated_until_it_has_reached_the_target_once():
+    history = HistoryBuilder()
+    history.add(256, 100.0, Outcome.CRASHED)
+    history.failed = ()
+    assert history.choose(POLICY).batch_size == 256
+
+
+def test_a_default_that_failed_gives_way_to_other_arms_within_the_recurrence():
+    history = HistoryBuilder().failure(256)
+    second = history.choose(POLICY)
+    assert second.batch_size != 256
+    assert second.cost_threshold_joules is None
+    assert "did not reach the target" in second.sentence
+
+
+def test_trying_an_arm_says_what_it_risks_and_what_for():
+    choice = HistoryBuilder().add(256, 55_000.0).choose(POLICY)
+    assert choice.batch_size != 256
+    assert choice.sentence.startswith(f"Trying {choice.batch_size}: expected ")
+    assert "at the best known batch size 256" in choice.sentence
+    assert "% likely to reach the target" in choice.sentence
+    assert len(choice.candidates) == 5
+    assert max(choice.candidates, key=lambda c: c.score).batch_size == choice.batch_size
+
+
+def test_an_untried_arm_may_cost_twice_the_best_known():
+    choice = HistoryBuilder().add(256, 1000.0).choose(POLICY)
+    best = candidate(choice, 256)
+    assert choice.cost_threshold_joules == pytest.approx(
+        2 * best.expected_cost_joules / best.success_probability, rel=0.15
+    )
+
+
+def test_a_proven_arm_with_a_wide_spread_is_given_room_for_its_long_runs():
+    history = HistoryBuilder()
+    for epochs in (4, 20, 5, 30, 8, 25, 4, 18, 40, 6):
+        history.add(256, 100.0 * epochs, epochs=epochs)
+        for size in (32, 64, 128, 512):
+            history.failure(size, 5000.0)
+    history.failed = ()
+    choice = history.choose(POLICY)
+    assert choice.batch_size == 256
+    assert choice.cost_threshold_joules > 40 * 100.0
+
+
+def test_a_failure_tells_of_the_arms_beyond_it_more_than_of_those_before_it():
+    choice = HistoryBuilder().add(256, 100.0).failure(64).choose(POLICY)
+    chance = {c.batch_size: c.success_probability for c in choice.candidates}
+    assert chance[64] < chance[128] < chance[256]
+    assert chance[32] < chance[128]
+
+
+def test_a_diverged_run_is_a_failure_of_the_arm_whatever_epoch_it_was():
+    before = HistoryBuilder().add(256, 100.0)
+    chance = candidate(before.choose(POLICY), 512).success_probability
+    after = before.add(512, 5.0, Outcome.DIVERGED, epochs=0, epoch_cost_joules=None)
+    assert candidate(after.choose(POLICY), 512).success_probability < 0.5 * chance
+
+
+def test_out_of_memory_rules_out_that_arm_and_all_larger_ones_on_that_gpu_model_only():
+    history = HistoryBuilder().add(128, 100.0)
+    history.add(256, 0.0, Outcome.OUT_OF_MEMORY, epochs=0)
+    history.failed = ()
+    choice = history.choose(POLICY)
+    notes = {c.batch_size: c.note for c in choice.candidates}
+    assert (notes[128], notes[256], notes[512]) == ("", "out of memory", "out of memory")
+    assert choice.batch_size < 256
+    elsewhere = history.choose(POLICY, gpu_model="SimGPU-B")
+    assert "out of memory" not in {c.note for c in elsewhere.candidates}
+    # two GPUs of the model hold half of the global batch each
+    two = history.choose(POLICY, gpu_count=2)
+    assert {c.batch_size: "out of memory" in c.note for c in two.candidates} == {
+        32: False,
+        64: False,
+        128: False,
+        256: False,
+        512: True,
+    }
+
+
+def test_when_the_default_does_not_fit_the_largest_that_does_takes_its_place():
+    history = HistoryBuilder().add(256, 0.0, Outcome.OUT_OF_MEMORY, epochs=0)
+    assert history.choose(POLICY).batch_size == 128
+
+
+def test_a_stopped_run_is_a_lower_bound_and_no_failure():
+    start = HistoryBuilder().add(256, 1000.0)
+    start.add(128, 900.0, Outcome.COST_EXCEEDED, epochs=9)
+    assert candidate(start.choose(POLICY), 128).success_probability > 0.5
+
+
+def test_a_stopped_run_raises_the_epochs_that_its_arm_and_its_neighbours_are_thought_to_need():
+    model = EpochModel(np.array([-2.0, -1.0, 0.0, 1.0]), Parameters())
+    model.reached(2, 10)
+    before = model.belief()
+    assert 0.0 < model.stopped(1, 12, success_probability=0.9) < 0.9
+    after = model.belief()
+    assert after.mean[1] > before.mean[1]
+    assert after.mean[0] > before.mean[0]
+    assert after.variance[1] < before.variance[1]
+
+
+def test_a_run_stopped_before_its_first_epoch_is_never_the_best_arm():
+    history = HistoryBuilder().add(256, 1000.0)
+    history.add(64, 0.0, Outcome.COST_EXCEEDED, epochs=0)
+    retry = history.choose(POLICY)
+    assert retry.batch_size == 256
+    assert candidate(retry, 64).runs == 0
+    for _ in range(8):  # and it is not tried for ever
+        history.failed = ()
+        history.recurrence += 1
+        if history.choose(POLICY).batch_size != 64:
+            break
+        history.add(64, 0.0, Outcome.COST_EXCEEDED, epochs=0)
+    assert history.choose(POLICY).batch_size != 64
+
+
+def test_after_a_failed_attempt_a_proven_arm_follows_and_then_one_without_a_limit():
+    history = HistoryBuilder().add(256, 100.0).add(128, 90.0)
+    history.failure(64)
+    assert history.choose(POLICY).batch_size in (128, 256)
+    assert history.choose(POLICY).cost_threshold_joules is not None
+    third = history.choose(POLICY, failed=(64, 128, 256))
+    assert third.batch_size in (128, 256)
+    assert third.cost_threshold_joules is None
+
+
+def test_the_last_attempt_is_the_default_without_a_threshold():
+    history = HistoryBuilder().add(256, 100.0).add(128, 50.0)
+    situation = Situation(3, (64, 32, 512, 128), gpu_model=GPU)
+    choice = POLICY.choose(problem(max_attempts=5), history.observations, situation, 0)
+    assert (choice.batch_size, choice.cost_threshold_joules) == (256, None)
+    assert choice.sentence.startswith("Last attempt (5 of 5)")
+
+
+def test_an_untried_arm_that_is_already_in_flight_is_not_launched_again():
+    history = HistoryBuilder().add(256, 55_000.0)
+    flying: tuple[int, ...] = ()
+    for _ in range(6):
+        choice = history.choose(POLICY, in_flight=flying)
+        assert choice.batch_size == 256 or choice.batch_size not in flying
+        flying += (choice.batch_size,)
+
+
+def test_epochs_are_shared_between_gpu_models_and_costs_are_not():
+    history = HistoryBuilder().add(256, 100.0)
+    for _ in range(6):
+        history.add(64, 40.0, epochs=4)
+    known = history.choose(POLICY)
+    other = history.choose(POLICY, gpu_model="SimGPU-B")
+    assert candidate(other, 64).runs == 6
+    assert other.batch_size == known.batch_size
+    assert other.cost_threshold_joules is None  # no joule was measured there yet
+    assert "cost from another GPU model" in candidate(other, 64).note
+    history.add(64, 400.0, epochs=4, gpu_model="SimGPU-B")
+    there = history.choose(POLICY, gpu_model="SimGPU-B")
+    assert candidate(there, 64).expected_cost_joules == pytest.approx(400.0, rel=0.15)
+    assert candidate(known, 64).expected_cost_joules == pytest.approx(40.0, rel=0.15)
+
+
+def test_an_unknown_placement_is_taken_for_the_last_gpu_seen():
+    history = HistoryBuilder().add(256, 100.0).add(64, 50.0)
+    assert history.choose(POLICY, gpu_model="") == history.choose(POLICY)
+
+
+def test_a_job_that_needs_more_epochs_than_before_is_learned_anew():
+    history = HistoryBuilder()
+    for _ in range(12):
+        history.add(64, 50.0, epochs=5)
+    assert candidate(history.choose(POLICY), 64).expected_cost_joules == pytest.approx(50, rel=0.1)
+    for _ in range(3):
+        history.add(64, 200.0, epochs=20)
+    assert candidate(history.choose(POLICY), 64).expected_cost_joules == pytest.approx(200, rel=0.1)
+
+
+def test_a_cost_per_epoch_that_moved_moves_all_arms():
+    history = HistoryBuilder()
+    for _ in range(4):
+        history.add(256, 100.0).add(64, 50.0)
+    for _ in range(3):
+        history.add(64, 150.0)  # three times as dear an epoch
+    assert candidate(history.choose(POLICY), 64).expected_cost_joules == pytest.approx(150, rel=0.1)
+    assert candidate(history.choose(POLICY), 256).expected_cost_joules > 200.0
+
+
+def test_one_odd_measurement_is_not_taken_for_a_change():
+    history = HistoryBuilder()
+    for _ in range(6):
+        history.add(64, 50.0)
+    history.add(64, 80.0)
+    history.add(64, 50.0)
+    assert candidate(history.choose(POLICY), 64).expected_cost_joules == pytest.approx(50, rel=0.2)
+
+
+def test_batch_sizes_that_are_no_longer_offered_still_teach_and_are_never_chosen():
+    history = HistoryBuilder().add(256, 100.0)
+    for _ in range(5):
+        history.add(96, 30.0)
+    choice = history.choose(POLICY)
+    assert choice.batch_size in problem().batch_sizes
+    assert candidate(choice, 128).expected_cost_joules < 60.0
+
+
+def test_a_run_without_a_measured_epoch_is_learned_from_its_mean():
+    history = HistoryBuilder().add(256, 100.0, epoch_cost_joules=None)
+    choice = history.choose(POLICY)
+    assert candidate(choice, 256).expected_cost_joules == pytest.approx(100.0, rel=0.2)
+
+
+def test_runs_whose_energy_is_unknown_are_learned_from_by_their_epochs():
+    history = HistoryBuilder().add(256, 0.0, epoch_cost_joules=None)
+    choice = history.choose(POLICY)
+    assert choice.cost_threshold_joules is None
+    assert candidate(choice, 256).runs == 1
+    assert candidate(choice, 256).expected_cost_joules is None
+    assert "an unknown cost" in choice.sentence

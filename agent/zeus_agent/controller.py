@@ -228,6 +228,8 @@ class Controller:
             )
         machine.applied(work, readback)
         self._counter.limit_set(self.gpu.uuid)
+        if is_same_limit(found, readback):
+            return None  # nothing has changed that a log should tell
         note(
             logger,
             logging.INFO,

@@ -101,7 +101,7 @@ async def serve(options: argparse.Namespace) -> int:
         loop.add_signal_handler(signal_number, stop.set)
     journal = Journal(options.state_dir, read_boot_id())
     try:
-        listener = listen(options.socket, shared=bool(options.allow_uid))
+        require_free(options.socket)
         metrics = Metrics()
         broker = Broker(
             journal,
@@ -119,6 +119,7 @@ async def serve(options: argparse.Namespace) -> int:
         )
         await broker.start()
         await runner.setup()
+        listener = listen(options.socket, shared=bool(options.allow_uid))
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
         inode = options.socket.lstat().st_ino
@@ -180,7 +181,7 @@ def listen(path: Path, *, shared: bool) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755 if shared else 0o700, parents=True, exist_ok=True)
-        _require_free(path)
+        require_free(path)
         temporary.unlink(missing_ok=True)
         listener.bind(os.fspath(temporary))
         temporary.chmod(0o666 if shared else 0o600)
@@ -195,7 +196,7 @@ def listen(path: Path, *, shared: bool) -> socket.socket:
     return listener
 
 
-def _require_free(path: Path) -> None:
+def require_free(path: Path) -> None:
     """Check that nothing but a dead socket is at `path`.
 
     Raises:

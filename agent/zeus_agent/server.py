@@ -74,9 +74,12 @@ class Server:
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        application = web.Application(
-            middlewares=[web.middleware(self._guard)], client_max_size=MAX_BODY_BYTES
-        )
+
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._guard(request, handler)
+
+        application = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
         session = API_PREFIX + "/sessions/{session}"
         limit = session + "/gpus/{gpu}/power-limit"
         routes = [

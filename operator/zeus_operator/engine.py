@@ -31,7 +31,7 @@ from zeus_operator.optimizer.types import Policy
 from zeus_operator.plan import plan
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import AttemptRecord, AttemptState, ExecutionRecord, JobFacts
-from zeus_operator.store import Store
+from zeus_operator.store.store import Store
 
 POLL_SECONDS = 0.2
 RELOAD_SECONDS = 10.0
@@ -76,6 +76,7 @@ class Engine:
         clock: gives the time, aware.
         stop_event: ends the run cleanly once it is set.
         idle: waits where nothing runs, for at most the seconds given.
+        guard: called in each round; raises if the job is no longer ours (`JobLock.ensure`).
         checkpoint: called between two effects.
     """
 
@@ -90,6 +91,7 @@ class Engine:
         clock: Callable[[], datetime] = utc_now,
         stop_event: threading.Event | None = None,
         idle: Callable[[float], object] | None = None,
+        guard: Callable[[], object] | None = None,
         checkpoint: CheckpointHook = no_checkpoint,
     ) -> None:
         self._store = store
@@ -100,6 +102,7 @@ class Engine:
         self._clock = clock
         self._stop_event = stop_event or threading.Event()
         self._idle = idle or self._stop_event.wait
+        self._guard = guard
         self._checkpoint = checkpoint
         self._announcer = Announcer(listener)
         self._stopping: set[str] = set()
@@ -136,6 +139,8 @@ class Engine:
                 self._wait_until_due(waits)
 
     def _load(self) -> JobFacts:
+        if self._guard is not None:
+            self._guard()
         facts = self._store.facts(self._job_id)
         self._announcer.update(facts)
         self._checkpoint(Checkpoint.FACTS_LOADED)

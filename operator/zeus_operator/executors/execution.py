@@ -163,10 +163,12 @@ def tail(path: Path) -> str:
 
 
 def _outcome(ended: Exit, result: Result | None) -> Outcome | None:
-    """Return what the executor knows better than the result: that the end came from outside."""
-    if result is not None and result.outcome is not None:
-        return None
-    return Outcome.PREEMPTED if ended.stopped or ended.orphaned else None
+    """Return what the executor knows better than the result: that the end came from outside.
+
+    A script that was told to end and finished well all the same has the last word itself.
+    """
+    finished = ended.exit_code == 0 and result is not None and result.outcome is not None
+    return Outcome.PREEMPTED if (ended.stopped or ended.orphaned) and not finished else None
 
 
 def _time(epoch_seconds: float) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import fcntl
 import hashlib
 import json
 import os
@@ -101,7 +102,7 @@ def choose_gpus(
     """Return the GPUs to use; makes the simulated one where it is wanted.
 
     Raises:
-        GpuError: real ones are asked for and there is none.
+        GpuError: real ones are asked for and there is none, or none can be simulated.
     """
     if choice is GpuChoice.NONE:
         return Gpus((), home.agent, notice="training without a GPU: no energy is measured")
@@ -115,7 +116,7 @@ def choose_gpus(
                 "no NVIDIA GPU found (NVML shows none, or CUDA_VISIBLE_DEVICES hides them); "
                 "use --gpu simulated or --gpu none"
             )
-    return _simulated_gpus(home, choice, SimulatedGpuSettings.from_environment(environ))
+    return _simulated_gpus(home, choice, environ)
 
 
 def real_gpus() -> tuple[tuple[str, str], ...]:
@@ -165,22 +166,29 @@ def _nvml() -> Iterator[None]:
         pynvml.nvmlShutdown()
 
 
-def _simulated_gpus(home: Home, choice: GpuChoice, settings: SimulatedGpuSettings) -> Gpus:
+def _simulated_gpus(home: Home, choice: GpuChoice, environ: Mapping[str, str]) -> Gpus:
+    settings = SimulatedGpuSettings.from_environment(environ)
     folder = home.simulated / settings.digest
     make_private(folder)
     state = folder / "gpu.state"
-    if not state.exists():
-        # Kept from run to run: limits last until the driver is reloaded, as on a real one.
-        gpu_simulator.create_state(
-            state,
-            models=settings.models,
-            tick_seconds=settings.tick_milliseconds / 1000.0,
-            noise=settings.noise,
-            workload=settings.workload,
-            time_scale=settings.time_scale,
-            seed=settings.seed,
-        )
-    devices = gpu_simulator.Simulator(state).devices()
+    try:
+        with _locked(folder / "creation.lock"):
+            if not state.exists():
+                # Kept from run to run: limits last until the driver is reloaded, as on a real one.
+                gpu_simulator.create_state(
+                    state,
+                    models=settings.models,
+                    tick_seconds=settings.tick_milliseconds / 1000.0,
+                    noise=settings.noise,
+                    workload=settings.workload,
+                    time_scale=settings.time_scale,
+                    seed=settings.seed,
+                    file_mode=0o600,
+                )
+        devices = gpu_simulator.Simulator(state).devices()
+        environment = gpu_simulator.environment(state, environ)
+    except (gpu_simulator.SimulatorError, gpu_simulator.BuildError) as error:
+        raise GpuError(f"no GPU can be simulated: {error}") from None
     names = ", ".join(settings.models)
     why = "no NVIDIA GPU found: " if choice is GpuChoice.AUTO else ""
     return Gpus(
@@ -188,6 +196,14 @@ def _simulated_gpus(home: Home, choice: GpuChoice, settings: SimulatedGpuSetting
         folder=folder,
         models=tuple(f"{device.name} (simulated)" for device in devices),
         simulated=True,
-        environment=gpu_simulator.environment(state),
+        environment=environment,
         notice=f"{why}using a simulated {names} (figures are simulated)",
     )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other programs from making the same device at the same moment."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

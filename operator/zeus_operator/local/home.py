@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOME_VARIABLE = "ZEUS_HOME"
-_SOCKET_PATH_MAX_BYTES = 107  # sizeof(sockaddr_un.sun_path) without the final NUL
+_SOCKET_PATH_MAX_BYTES = 90  # of 107: an agent first binds it under a longer, temporary name
 
 
 class HomeError(Exception):

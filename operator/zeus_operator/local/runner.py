@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,8 +30,12 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RunRequestRecord,
 )
-from zeus_operator.store import Store
+from zeus_operator.store.locks import JobBusy, JobLock
+from zeus_operator.store.store import Store
 from zeus_runtime.protocol import Decision
+
+LOCK_SECONDS = 3.0
+LOCK_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,19 +84,16 @@ def run_job(
 
     with open_services(home, gpu, notify, environ=environ, checkpoint=checkpoint) as services:
         store = services.store
-        metadata, spec = manifest.job.metadata, manifest.job.spec
-        job = store.apply_job(
-            metadata.namespace,
-            metadata.name,
-            manifest.job.spec_document(),
-            manifest_path=str(manifest.path),
-            policy=policy or spec.policy.value,
-            seed=seed,
-            now=clock(),
-        )
+
+        def apply() -> JobRecord:
+            return _apply(store, manifest, policy, seed, clock())
+
+        metadata = manifest.job.metadata
+        job = store.job(metadata.namespace, metadata.name) or apply()
         checkpoint(Checkpoint.JOB_APPLIED)
-        with store.job_lock(job.id):
+        with _locked(store, job.id) as lock:
             checkpoint(Checkpoint.JOB_LOCKED)
+            job = apply()  # under the lock: nobody's run in progress is changed under its feet
             executor = _executor(home, services, environ, checkpoint)
             engine = Engine(
                 store,
@@ -100,6 +103,7 @@ def run_job(
                 listener=listener,
                 clock=clock,
                 stop_event=stop_event,
+                guard=lock.ensure,
                 checkpoint=checkpoint,
             )
             try:
@@ -112,6 +116,42 @@ def run_job(
                 return _back_to_back(store, job, engine, requests)
             finally:
                 executor.close()
+
+
+def _apply(
+    store: Store, manifest: LoadedManifest, policy: str | None, seed: int, now: datetime
+) -> JobRecord:
+    metadata = manifest.job.metadata
+    return store.apply_job(
+        metadata.namespace,
+        metadata.name,
+        manifest.job.spec_document(),
+        manifest_path=str(manifest.path),
+        policy=policy or manifest.job.spec.policy.value,
+        seed=seed,
+        now=now,
+    )
+
+
+@contextmanager
+def _locked(store: Store, job_id: int) -> Iterator[JobLock]:
+    """Hold the job's lock.
+
+    PostgreSQL takes a moment to notice that a killed holder is gone, and the same command again
+    is the way to go on after a kill: so a lock that is taken is tried again for a while.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        lock = store.job_lock(job_id)
+        try:
+            lock.ensure()
+            break
+        except JobBusy:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOCK_PAUSE_SECONDS)
+    with lock:
+        yield lock
 
 
 def _executor(

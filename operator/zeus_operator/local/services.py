@@ -11,8 +11,8 @@ from zeus_operator.executors.checkpoints import Checkpoint, CheckpointHook, no_c
 from zeus_operator.local.agent import AgentNotStarted, LocalAgent
 from zeus_operator.local.gpu import GpuChoice, Gpus, choose_gpus
 from zeus_operator.local.home import Home, make_private
-from zeus_operator.store import Store
 from zeus_operator.store.embedded import EmbeddedPostgres
+from zeus_operator.store.store import Store
 
 DATABASE_VARIABLE = "DATABASE_URL"
 

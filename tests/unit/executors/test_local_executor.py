@@ -196,14 +196,25 @@ def test_a_script_that_ignores_the_signal_is_killed_after_its_grace(tmp_path: Pa
     assert (record.exit_code, record.outcome) == (128 + signal.SIGKILL, Outcome.PREEMPTED)
 
 
-def test_a_run_that_reached_its_target_while_it_was_stopped_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at_sigterm", "outcome"),
+    [("sys.exit(0)", None), ("os.kill(os.getpid(), signal.SIGKILL)", Outcome.PREEMPTED)],
+    ids=["saves-its-model", "is-cut-off"],
+)
+def test_a_run_that_has_reached_its_target_counts_if_it_could_finish(
+    tmp_path: Path, at_sigterm: str, outcome: Outcome | None
+) -> None:
     local = children.executor(tmp_path)
-    script = f"{WRITE_RESULT}\n{WAIT_FOREVER}"
+    script = f"""{WRITE_RESULT}
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: {at_sigterm})
+{WAIT_FOREVER}
+"""
     job, attempt = children.job(tmp_path / "job", script), children.attempt()
     children.output_has(local.start(job, attempt), "ready")
     local.stop(attempt, "interrupted")
     record = children.ended(local, job, attempt)
-    assert record.outcome is None
+    assert record.outcome is outcome
     assert record.result is not None
     assert record.result.outcome == Outcome.REACHED
 

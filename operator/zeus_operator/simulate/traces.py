@@ -112,12 +112,12 @@ class Workload:
     @property
     def best_arm(self) -> TraceArm:
         """The arm of least expected cost."""
-        return min(self.arms, key=self._expected_cost_joules)
+        return min(self.arms, key=self.expected_cost_joules)
 
     @property
     def best_arm_cost_joules(self) -> float:
         """Expected cost of one recurrence at the best arm and its best power limit."""
-        return self._expected_cost_joules(self.best_arm)
+        return self.expected_cost_joules(self.best_arm)
 
     @property
     def default_cost_joules(self) -> float:
@@ -125,7 +125,8 @@ class Workload:
         arm = self.arm(self.default_batch_size)
         return arm.expected_epochs(self.max_epochs) * arm.full_power.cost_joules
 
-    def _expected_cost_joules(self, arm: TraceArm) -> float:
+    def expected_cost_joules(self, arm: TraceArm) -> float:
+        """Return the expected cost of one recurrence at `arm` and its best power limit."""
         return arm.expected_epochs(self.max_epochs) * arm.best.cost_joules
 
 

@@ -10,11 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
-
-from cronsim import CronSim, CronSimError
 
 from zeus_operator.api.expand import references
 from zeus_operator.api.template import (
@@ -28,10 +24,10 @@ from zeus_operator.api.template import (
     training_container,
 )
 from zeus_operator.api.types import ZeusJob, ZeusJobSpec
+from zeus_operator.schedule import ScheduleError, parse_schedule, parse_time_zone
 from zeus_runtime import protocol
 
 _RETRY = "retries are the operator's: set spec.retry.maxAttempts instead"
-_CRON = 'allowed: five fields (minute hour day month weekday), such as "0 2 * * *"'
 _ONE_POD = "a run of kind Job is one pod"
 _MAX_RESTARTS = re.compile(r"^--max[-_]restarts(?:=(?P<value>.*))?$")
 
@@ -44,26 +40,15 @@ def problems(job: ZeusJob) -> list[Problem]:
 def _schedule(spec: ZeusJobSpec) -> Iterator[Problem]:
     if spec.schedule is not None:
         try:
-            CronSim(spec.schedule, datetime.now(UTC))
-        except CronSimError as error:
-            yield Problem("spec.schedule", f"{spec.schedule!r}: {error}; {_CRON}")
+            parse_schedule(spec.schedule)
+        except ScheduleError as error:
+            yield Problem("spec.schedule", str(error))
         if spec.runs is not None:
             yield Problem("spec.runs", "can't be given together with spec.schedule; keep one")
-    if spec.time_zone is not None and (reason := _time_zone(spec.time_zone)):
-        yield Problem("spec.timeZone", reason)
-
-
-def _time_zone(name: str) -> str:
-    """Return why `name` is no time zone, or an empty text."""
     try:
-        ZoneInfo(name)
-        return ""
-    except (KeyError, ValueError, OSError):  # which one depends on what the name looks like
-        known = available_timezones()
-    return (
-        f"{name!r} is not an IANA time zone{did_you_mean(name, known)}; "
-        "allowed: names such as Europe/Berlin or UTC"
-    )
+        parse_time_zone(spec.time_zone)
+    except ScheduleError as error:
+        yield Problem("spec.timeZone", str(error))
 
 
 def _choices(spec: ZeusJobSpec) -> Iterator[Problem]:

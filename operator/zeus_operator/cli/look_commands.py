@@ -1,0 +1,75 @@
+"""`zeusctl status` and `zeusctl history`."""
+
+from __future__ import annotations
+
+import click
+
+from zeus_operator.cli.context import (
+    Settings,
+    command_options,
+    job_in_store,
+    print_json,
+    print_lines,
+)
+from zeus_operator.cli.history import (
+    JobState,
+    history_table,
+    status_lines,
+    status_table,
+    status_view,
+)
+from zeus_operator.cli.views import recurrence_view
+from zeus_operator.local.services import open_store
+from zeus_operator.records import JobRecord, RecurrenceKind
+from zeus_operator.store.store import Store
+
+
+@click.command("status")
+@click.argument("job", required=False)
+@command_options
+def status(settings: Settings, job: str | None) -> None:
+    """Show all jobs, or one in detail."""
+    if job is not None:
+        with job_in_store(settings, job) as (store, record):
+            state = _state(store, record)
+        if settings.is_json:
+            print_json(status_view(state))
+        else:
+            print_lines(status_lines(state))
+        return
+    with open_store(settings.home) as store:
+        states = [_state(store, record) for record in store.jobs()]
+    if settings.is_json:
+        print_json({"jobs": [status_view(state) for state in states]})
+    elif states:
+        print_lines(status_table(states))
+    else:
+        click.echo("No job has been run yet: zeusctl run FILE")
+
+
+def _state(store: Store, job: JobRecord) -> JobState:
+    facts = store.facts(job.id)
+    return JobState(job=facts.job, recurrences=store.history(job.id), requests=facts.requests)
+
+
+@click.command("history")
+@click.argument("job")
+@click.option("--limit", type=click.IntRange(1), help="Only so many of the latest recurrences.")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in RecurrenceKind]),
+    help="Only the learned ones, or only those of the default configuration.",
+)
+@command_options
+def history(settings: Settings, job: str, limit: int | None, kind: str | None) -> None:
+    """List the attempts of JOB: batch size, outcome, energy, time and cost."""
+    with job_in_store(settings, job) as (store, record):
+        wanted = None if kind is None else RecurrenceKind(kind)
+        recurrences = store.history(record.id, limit=limit, kind=wanted)
+    if settings.is_json:
+        view = [recurrence_view(recurrence) for recurrence in recurrences]
+        print_json({"job": record.key, "recurrences": view})
+    elif recurrences:
+        print_lines(history_table(recurrences))
+    else:
+        click.echo(f"{record.key} has no recurrence yet.")

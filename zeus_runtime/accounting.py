@@ -1,0 +1,132 @@
+"""Energy, time and cost of a run, from the meter's marks and the ledger's segments."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from zeus_runtime.cost import cost_joules
+from zeus_runtime.gpu import GpuFacts
+from zeus_runtime.ledger import EpochUse, Ledger, Phase
+from zeus_runtime.meter import EnergyMeter, Mark
+from zeus_runtime.power_control import PowerControl
+
+FINAL_WAIT_SECONDS = 1.0
+
+
+class Accounting:
+    """What one run has used so far.
+
+    `energy_joules`, `time_seconds` and `use` (of one epoch) are as of the last `refresh`;
+    energy None: unknown.
+    """
+
+    def __init__(self, meter: EnergyMeter) -> None:
+        self.ledger = Ledger()
+        self.energy_joules: Optional[float] = None
+        self.time_seconds = 0.0
+        self.use: Optional[EpochUse] = None
+        self._meter = meter
+        self._first: Optional[Mark] = None
+        self._last: Optional[Mark] = None
+        self._epochs = 0
+        self._steps = 0
+        self._final = False
+        self._patience_seconds = 0.05
+
+    @property
+    def first(self) -> Optional[Mark]:
+        """Where the run began."""
+        return self._first
+
+    @property
+    def problem(self) -> str:
+        """Why energy is unknown."""
+        return self._meter.problem
+
+    def begin_epoch(self, steps: int) -> float:
+        """An epoch begins; return the moment."""
+        mark = self._meter.mark()
+        if self._first is None:
+            self._first = mark
+        self.ledger.begin_phase(mark, steps, Phase.TRAINING)
+        return mark.time_seconds
+
+    def end_epoch(self, steps: int) -> float:
+        """The training part of an epoch ended; return the moment."""
+        mark = self._last = self._meter.mark()
+        self.ledger.begin_phase(mark, steps, Phase.BETWEEN)
+        self._epochs += 1
+        self._steps = steps
+        return mark.time_seconds
+
+    def finish(self) -> None:
+        """The run ends: wait for the energy at this moment to be known."""
+        if self._first is None:
+            return
+        self._last = self._meter.mark()
+        self.ledger.begin_phase(self._last, self._steps, Phase.TRAINING)
+        self._meter.wait(self._last, FINAL_WAIT_SECONDS)
+        self._final = True
+
+    def refresh(self, control: Optional[PowerControl]) -> None:
+        """Bring `energy_joules`, `time_seconds` and `use` up to now."""
+        first = self._first
+        if first is None:
+            return
+        mark = self._last if self._final and self._last is not None else self._meter.mark()
+        self.use = self._epoch_use(control)
+        self.time_seconds = mark.time_seconds - first.time_seconds
+        if self._final:
+            now = mark.energy
+        else:
+            # A hanging GPU makes the training thread wait once, not at each epoch.
+            now = self._meter.wait_rough(mark, self._patience_seconds)
+            self._patience_seconds = 0.05 if now is not None else 0.0
+        start = first.energy or first.rough
+        if now is None or start is None:
+            self.energy_joules = None
+        else:
+            self.energy_joules = max(now.joules - start.joules, 0.0)
+
+    def _epoch_use(self, control: Optional[PowerControl]) -> Optional[EpochUse]:
+        """Return what one epoch takes at the limit held, or would take at the best one so far."""
+        if self._epochs < 1:
+            return None
+        steps_per_epoch = self._steps / self._epochs
+        if control is None or not control.profiling:
+            limit = self.ledger.limit_watts if control is None else control.held_watts
+            use = self.ledger.epoch_use(limit, steps_per_epoch)
+            if use is not None:
+                return use
+        best = None if control is None else control.best
+        if control is None or best is None:
+            return None
+        seconds = best.seconds_per_step * steps_per_epoch
+        joules: Optional[float] = best.average_power_watts * seconds
+        if not control.points_cover_whole_cycles:
+            between = self.ledger.between_use(best.power_limit_watts)
+            if between is not None:
+                seconds += between.time_seconds
+                joules = (
+                    None
+                    if joules is None or between.energy_joules is None
+                    else joules + between.energy_joules
+                )
+        return EpochUse(joules, seconds)
+
+    def cost(self, eta: float, gpu: Optional[GpuFacts]) -> Optional[float]:
+        """Return the cost so far; None: energy is unknown."""
+        if self.energy_joules is None:
+            return None
+        return cost_joules(self.energy_joules, self.time_seconds, _max_watts(gpu), eta)
+
+    def epoch_cost(self, eta: float, gpu: Optional[GpuFacts]) -> Optional[float]:
+        """Return the cost of one epoch at the limit held; None: not known yet."""
+        use = self.use
+        if use is None or use.energy_joules is None:
+            return None
+        return cost_joules(use.energy_joules, use.time_seconds, _max_watts(gpu), eta)
+
+
+def _max_watts(gpu: Optional[GpuFacts]) -> float:
+    return 0.0 if gpu is None or gpu.max_limit_watts is None else gpu.max_limit_watts

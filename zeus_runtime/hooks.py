@@ -1,0 +1,84 @@
+"""Sees how the process ends: by an exception, a signal, or at its end.
+
+Hooks are chained, never replaced: whatever was there before runs too.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Optional, Protocol, Type
+
+
+class Watched(Protocol):
+    """What a run must offer."""
+
+    def failed(self, error: Optional[BaseException]) -> None:
+        """The script is ending by an exception."""
+
+    def finish(self) -> None:
+        """The process is ending."""
+
+    def write_result_now(self) -> None:
+        """A signal is about to end the process."""
+
+
+class _Watcher:
+    """The hooks of this process, installed once; they act on the newest run."""
+
+    def __init__(self) -> None:
+        self.run: Optional[Watched] = None
+        self._pid: Optional[int] = None
+        self._excepthook = sys.excepthook
+        self._on_sigterm: Any = None
+
+    def watch(self, run: Watched) -> None:
+        """Act on `run` from now on."""
+        self.run = run
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self._excepthook, sys.excepthook = sys.excepthook, self._exception
+        atexit.register(self._exit)
+        if threading.current_thread() is threading.main_thread():
+            self._on_sigterm = signal.signal(signal.SIGTERM, self._sigterm)
+
+    def _mine(self) -> Optional[Watched]:
+        """The run, unless this is a forked worker that inherited the hooks."""
+        return self.run if self._pid == os.getpid() else None
+
+    def _exception(
+        self, kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
+    ) -> None:
+        run = self._mine()
+        if run is not None:
+            run.failed(error)
+        self._excepthook(kind, error, trace)
+
+    def _exit(self) -> None:
+        run = self._mine()
+        if run is not None:
+            run.finish()
+
+    def _sigterm(self, number: int, frame: Optional[FrameType]) -> None:
+        run = self._mine()
+        if run is not None:
+            run.write_result_now()
+        if callable(self._on_sigterm):
+            self._on_sigterm(number, frame)
+        elif self._on_sigterm != signal.SIG_IGN:
+            # Die by the signal itself, so that whoever sent it sees that it worked.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+_WATCHER = _Watcher()
+
+
+def watch(run: Watched) -> None:
+    """Let `run` know how this process ends."""
+    _WATCHER.watch(run)

@@ -1,0 +1,301 @@
+"""Profiles power limits while training goes on, then holds the best one.
+
+Glue between pure parts and the two background threads: `power_profile` says which
+limit is next, `trial` when its measurement begins and ends, the agent's thread
+applies it, the meter's thread measures.  Nothing here blocks; between events the
+training step compares one counter with `wake_at`.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass
+from typing import Callable, Optional, Tuple
+
+from zeus_runtime.agent_background import AgentStatus, BackgroundAgent
+from zeus_runtime.gpu import GpuFacts
+from zeus_runtime.ledger import Ledger
+from zeus_runtime.meter import EnergyMeter, Mark
+from zeus_runtime.notices import Notices
+from zeus_runtime.power_profile import PowerProfile, candidate_limits
+from zeus_runtime.protocol import ErrorCode, Lease, PowerProfilePoint
+from zeus_runtime.trial import NEVER, WARM_UP_STEPS, Span, Trial, TrialRules
+
+LONGEST_CHECK_STEPS = 1024
+
+
+@dataclass(frozen=True)
+class PowerWishes:
+    """What is wanted of the power limit.
+
+    Args:
+        eta: energy preference.
+        known: points measured before on this kind of GPU and batch size.
+    """
+
+    eta: float = 0.5
+    min_percent: float = 0.0
+    max_percent: float = 100.0
+    known: Tuple[PowerProfilePoint, ...] = ()
+
+
+class _State(enum.Enum):
+    WARM_UP = "warm-up"
+    ASKING = "asking"  # a candidate was asked for and is not applied yet
+    TRIAL = "trial"
+    RESOLVING = "resolving"  # the trial is over, its energy is known a tick later
+    HOLDING = "holding"  # the best limit was asked for
+    OFF = "off"
+
+
+class PowerControl:
+    """The power limit of one GPU in one run.
+
+    Args:
+        facts: the GPU; its limits must be known.
+        agent: applies limits.
+        steps_per_epoch: None: not known.
+        partial_last_step: the last batch of an epoch is smaller.
+        synchronize: waits until the GPU has done what was asked of it.
+    """
+
+    def __init__(
+        self,
+        facts: GpuFacts,
+        wishes: PowerWishes,
+        agent: BackgroundAgent,
+        meter: EnergyMeter,
+        ledger: Ledger,
+        notices: Notices,
+        *,
+        steps_per_epoch: Optional[int] = None,
+        partial_last_step: bool = False,
+        synchronize: Optional[Callable[[], None]] = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        assert facts.min_limit_watts is not None
+        assert facts.max_limit_watts is not None
+        self._uuid = facts.uuid
+        self._agent, self._meter, self._ledger = agent, meter, ledger
+        self._notices, self._clock = notices, clock
+        self._synchronize = synchronize
+        self._steps_per_epoch = steps_per_epoch
+        self._partial_last_step = partial_last_step
+        candidates = candidate_limits(
+            facts.min_limit_watts,
+            facts.max_limit_watts,
+            facts.default_limit_watts or facts.max_limit_watts,
+            wishes.min_percent,
+            wishes.max_percent,
+        )
+        self._profile = PowerProfile(
+            candidates, wishes.eta, facts.max_limit_watts, known=wishes.known
+        )
+        self._state = _State.WARM_UP
+        self._trial: Optional[Trial] = None
+        self._marks: Tuple[Optional[Mark], Optional[Mark]] = (None, None)
+        self._span: Optional[Span] = None
+        self._lease: Optional[Lease] = None
+        self._losses = 0
+        self._in_epoch = False
+        self._epoch_start_steps = 0
+        self._whole_cycles = False
+        self._patience = 1
+        self.wake_at = WARM_UP_STEPS
+        if self._profile.candidate is None:
+            self._hold()
+
+    @property
+    def points(self) -> Tuple[PowerProfilePoint, ...]:
+        """The points measured or used."""
+        return self._profile.points
+
+    @property
+    def profiling(self) -> bool:
+        """Whether limits are still being measured."""
+        return self._state not in (_State.HOLDING, _State.OFF)
+
+    @property
+    def held_watts(self) -> Optional[float]:
+        """The limit held for the rest of the run; None: none (yet, or not now)."""
+        if self._state is not _State.HOLDING or self._lease is None:
+            return None
+        return self._lease.applied_watts
+
+    @property
+    def best(self) -> Optional[PowerProfilePoint]:
+        """The best point so far."""
+        return self._profile.best
+
+    @property
+    def points_cover_whole_cycles(self) -> bool:
+        """Whether the points include what follows an epoch (evaluation)."""
+        return self._whole_cycles
+
+    def on_step(self, steps: int) -> None:
+        """A step ended and `steps >= wake_at`."""
+        if self._state is _State.TRIAL and self._synchronize is not None:
+            self._synchronize()
+        self._advance(steps, lambda trial, now: trial.on_step(now, steps))
+
+    def on_epoch_begin(self, now_seconds: float, steps: int) -> None:
+        """An epoch begins."""
+        self._in_epoch, self._epoch_start_steps = True, steps
+        self._advance(steps, lambda trial, now: trial.on_epoch_begin(now, steps), now_seconds)
+
+    def on_epoch_end(self, now_seconds: float, steps: int) -> None:
+        """The training part of an epoch ended."""
+        self._in_epoch = False
+        self._advance(steps, lambda trial, now: trial.on_epoch_end(now, steps), now_seconds)
+
+    # ---- the states -------------------------------------------------------------
+
+    def _advance(
+        self, steps: int, tell: Callable[[Trial, float], None], now: Optional[float] = None
+    ) -> None:
+        now = self._clock() if now is None else now
+        status = self._agent.status
+        self._follow_lease(status, now, steps)
+        if self._state is _State.WARM_UP and steps >= WARM_UP_STEPS:
+            self._ask_next()
+        if self._state is _State.TRIAL and self._trial is not None:
+            self._run_trial(self._trial, tell, now)
+        if self._state is _State.RESOLVING:
+            self._resolve()
+        if self._state is _State.ASKING:
+            self._check_asked(status, now, steps)
+        self._set_wake(steps)
+
+    def _set_wake(self, steps: int) -> None:
+        if self._state is _State.WARM_UP:
+            self.wake_at = WARM_UP_STEPS
+        elif self._state is _State.TRIAL and self._trial is not None:
+            self.wake_at = self._trial.wake_at
+        elif self._state is _State.OFF or (
+            self._state is _State.HOLDING and self._lease is not None
+        ):
+            self.wake_at = NEVER  # what happens to a lease is seen at the next epoch
+        else:
+            self._patience = min(2 * self._patience, LONGEST_CHECK_STEPS)
+            connected = self._agent.status.connected
+            self.wake_at = steps + (1 if connected else self._patience)
+
+    def _follow_lease(self, status: AgentStatus, now: float, steps: int) -> None:
+        """Cut a segment where the limit changed; drop a trial that lost its lease."""
+        lease = status.leases.get(self._uuid)
+        lost = status.losses != self._losses
+        self._losses = status.losses
+        if lost:
+            self._ledger.spoil()
+            if self._state in (_State.TRIAL, _State.RESOLVING):
+                self._trial, self._state = None, _State.ASKING
+        before = None if self._lease is None else self._lease.applied_watts
+        after = None if lease is None else lease.applied_watts
+        self._lease = lease
+        if after != before or lost:
+            self._ledger.change_limit(self._meter.mark(now), steps, after)
+        self._explain(status)
+
+    def _explain(self, status: AgentStatus) -> None:
+        """Say once why limits can't be set."""
+        problem = status.problems.get(self._uuid)
+        if problem is not None:
+            if problem.code == ErrorCode.FOREIGN_CHANGE.value:
+                self._state = _State.OFF
+            self._notices.warn(
+                "power-limit",
+                f"the agent does not set the power limit: {problem.message}. Training goes on at "
+                "the limit that there is",
+            )
+        elif not status.connected and status.error not in ("", "not connected yet", "closed"):
+            self._notices.warn(
+                "agent",
+                f"no agent: {status.error}. Training goes on at the power limit that there is",
+            )
+
+    def _ask_next(self) -> None:
+        candidate = self._profile.candidate
+        if candidate is None:
+            self._hold()
+            return
+        self._state, self._trial, self._patience = _State.ASKING, None, 1
+        self._agent.want_power_limit(self._uuid, candidate)
+
+    def _check_asked(self, status: AgentStatus, now: float, steps: int) -> None:
+        candidate = self._profile.candidate
+        lease = self._lease
+        if candidate is None or lease is None or lease.requested_watts != candidate:
+            problem = status.problems.get(self._uuid)
+            if problem is not None and problem.code in _FINAL:
+                self._state = _State.OFF
+            return
+        if self._profile.knows(lease.applied_watts):
+            self._profile.skip()  # clamped to one that was measured already
+            self._ask_next()
+            return
+        period = self._meter.period_seconds
+        if period is None:
+            if self._meter.problem:
+                self._state = _State.OFF  # without a meter nothing can be compared
+                self._agent.release(self._uuid)
+            return  # the counter's period is still being learned
+        self._trial = Trial(
+            TrialRules.for_period(period, self._steps_per_epoch, self._partial_last_step),
+            now,
+            steps,
+            whole_cycles=self._whole_cycles,
+            in_epoch=self._in_epoch,
+            epoch_start_steps=self._epoch_start_steps,
+        )
+        self._state = _State.TRIAL
+
+    def _run_trial(self, trial: Trial, tell: Callable[[Trial, float], None], now: float) -> None:
+        started = trial.start_seconds
+        tell(trial, now)
+        if trial.start_seconds is not None and trial.start_seconds != started:
+            self._marks = (self._meter.mark(trial.start_seconds), None)
+        self._whole_cycles = self._whole_cycles or trial.whole_cycles
+        if trial.span is not None:
+            self._marks = (self._marks[0], self._meter.mark(trial.span.end_seconds))
+            self._span, self._state = trial.span, _State.RESOLVING
+
+    def _resolve(self) -> None:
+        """Turn a finished trial into a point, once the energy at both ends is known."""
+        start, end = self._marks
+        assert start is not None
+        assert end is not None
+        if not (start.settled and end.settled):
+            return
+        span, lease = self._span, self._lease
+        self._span, self._trial = None, None
+        if start.energy is None or end.energy is None or span is None or lease is None:
+            self._state = _State.ASKING  # measured in vain: once more
+            return
+        seconds = span.end_seconds - span.start_seconds
+        joules = end.energy.joules - start.energy.joules
+        error = start.energy.error_joules + end.energy.error_joules
+        point = PowerProfilePoint(lease.applied_watts, joules / seconds, seconds / span.steps)
+        self._profile.measured(point, error / joules if joules > 0.0 else 0.0)
+        self._ask_next()
+
+    def _hold(self) -> None:
+        best = self._profile.best
+        if best is None:
+            self._state = _State.OFF
+            return
+        self._state, self._patience = _State.HOLDING, 1
+        self._agent.want_power_limit(self._uuid, best.power_limit_watts)
+
+
+_FINAL = frozenset(
+    {
+        ErrorCode.NO_PERMISSION.value,
+        ErrorCode.NOT_SUPPORTED.value,
+        ErrorCode.FORBIDDEN.value,
+        ErrorCode.NOT_FOUND.value,
+        ErrorCode.BAD_REQUEST.value,
+        ErrorCode.FOREIGN_CHANGE.value,
+    }
+)
+"""Refusals that end profiling; after others the agent's thread tries again."""

@@ -1,0 +1,133 @@
+"""Which power limits to measure, and which one to hold.  Pure; all limits in watts.
+
+From the highest limit down, since every lower one is slower: the cost per step
+`(eta * power + (1 - eta) * max_power) * seconds` (NSDI'23, equation 7) falls and
+then rises again, so that measuring can end once it clearly rises.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence, Tuple
+
+from zeus_runtime.cost import cost_joules
+from zeus_runtime.protocol import PowerProfilePoint
+
+STEP_WATTS = 25.0
+SAME_WATTS = 1.0  # limits closer than this are one
+CLEAR_RISE = 0.03
+RISES_TO_STOP = 2
+
+
+def candidate_limits(
+    min_watts: float,
+    max_watts: float,
+    default_watts: float,
+    min_percent: float = 0.0,
+    max_percent: float = 100.0,
+) -> Tuple[float, ...]:
+    """Return the limits to measure, descending, both bounds included.
+
+    Args:
+        min_watts, max_watts: what the device accepts.
+        default_watts: the device's default limit, of which the percentages are.
+        min_percent, max_percent: bounds wished for; clamped to what the device accepts.
+    """
+    low = min(max(default_watts * min_percent / 100.0, min_watts), max_watts)
+    high = max(min(default_watts * max_percent / 100.0, max_watts), low)
+    limits: List[float] = [high]
+    while limits[-1] - STEP_WATTS > low + SAME_WATTS:
+        limits.append(limits[-1] - STEP_WATTS)
+    if high - low > SAME_WATTS:
+        limits.append(low)
+    return tuple(limits)
+
+
+def step_cost_joules(point: PowerProfilePoint, eta: float, max_power_watts: float) -> float:
+    """Return the cost of one training step at the point."""
+    energy = point.average_power_watts * point.seconds_per_step
+    return cost_joules(energy, point.seconds_per_step, max_power_watts, eta)
+
+
+class PowerProfile:
+    """The points measured so far, and what to do next.
+
+    Args:
+        candidates: limits to measure, descending.
+        eta: energy preference.
+        max_power_watts: largest settable limit, for the cost.
+        known: points measured before on the same kind of GPU.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[float],
+        eta: float,
+        max_power_watts: float,
+        known: Sequence[PowerProfilePoint] = (),
+    ) -> None:
+        self._eta = eta
+        self._max_power_watts = max_power_watts
+        self._points: List[PowerProfilePoint] = []
+        self._todo = list(candidates)
+        for point in known:
+            self._keep(point)
+            self._todo = [
+                limit for limit in self._todo if abs(limit - point.power_limit_watts) > SAME_WATTS
+            ]
+        self._stop_if_rising()
+
+    @property
+    def candidate(self) -> Optional[float]:
+        """The limit to measure next; None: the profile is complete."""
+        return self._todo[0] if self._todo else None
+
+    @property
+    def points(self) -> Tuple[PowerProfilePoint, ...]:
+        """What was measured, by descending limit."""
+        return tuple(self._points)
+
+    @property
+    def best(self) -> Optional[PowerProfilePoint]:
+        """The point of least cost per step; None before the first."""
+        if not self._points:
+            return None
+        return min(
+            self._points, key=lambda p: step_cost_joules(p, self._eta, self._max_power_watts)
+        )
+
+    def measured(self, point: PowerProfilePoint, relative_error: float = 0.0) -> None:
+        """Take the measurement of `candidate`; `point` names the limit really applied."""
+        self._todo.pop(0)
+        self._keep(point)
+        self._stop_if_rising(relative_error)
+
+    def skip(self) -> None:
+        """Leave `candidate` out: it could not be applied, or is one measured already."""
+        self._todo.pop(0)
+
+    def knows(self, limit_watts: float) -> bool:
+        """Whether a point of that limit is there."""
+        return any(abs(p.power_limit_watts - limit_watts) <= SAME_WATTS for p in self._points)
+
+    def _keep(self, point: PowerProfilePoint) -> None:
+        self._points = [
+            p
+            for p in self._points
+            if abs(p.power_limit_watts - point.power_limit_watts) > SAME_WATTS
+        ]
+        self._points.append(point)
+        self._points.sort(key=lambda p: -p.power_limit_watts)
+
+    def _stop_if_rising(self, relative_error: float = 0.0) -> None:
+        """Drop what is left once the last points cost clearly more than the best, and rise."""
+        best = self.best
+        if best is None or len(self._points) <= RISES_TO_STOP or not self._todo:
+            return
+        if self._todo[0] > self._points[-1].power_limit_watts:
+            return  # a gap above the lowest point is left: its cost is not known to rise
+        costs = [step_cost_joules(p, self._eta, self._max_power_watts) for p in self._points]
+        least = step_cost_joules(best, self._eta, self._max_power_watts)
+        clear = least * (1.0 + max(CLEAR_RISE, 3.0 * relative_error))
+        tail = costs[-RISES_TO_STOP:]
+        if min(tail) > clear and tail == sorted(tail):
+            self._todo = []

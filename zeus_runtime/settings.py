@@ -1,0 +1,157 @@
+"""What this process was told: the decision, the ids, and where the result goes."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from zeus_runtime.protocol import (
+    DEFAULT_RESULT_PATH,
+    ENV_ATTEMPT,
+    ENV_BATCH_SIZE,
+    ENV_DECISION,
+    ENV_JOB,
+    ENV_LEARNING_RATE,
+    ENV_RECURRENCE,
+    ENV_RESULT_BYTES,
+    ENV_RESULT_PATH,
+    RESULT_DEFAULT_BYTES,
+    RESULT_MIN_BYTES,
+    Decision,
+    ProtocolError,
+)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The environment of this run, read once.
+
+    Args:
+        decision: None outside a ZeusJob, or if the one handed over is malformed.
+        decision_error: why the decision could not be read; "" if there was none or it could.
+        result_path: file that takes the result; None: nobody asked for it.
+        result_bytes: constant length of the result.
+    """
+
+    decision: Optional[Decision] = None
+    decision_error: str = ""
+    job: str = ""
+    recurrence: str = ""
+    attempt: int = 0
+    result_path: Optional[str] = None
+    result_bytes: int = RESULT_DEFAULT_BYTES
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> RunSettings:
+        """Read the environment.  Never raises: what is malformed is told in `decision_error`."""
+        decision: Optional[Decision] = None
+        error = ""
+        try:
+            decision = Decision.from_environment(environ)
+            if decision is not None:
+                check_decision(decision)
+        except (ValueError, TypeError) as problem:
+            decision, error = None, str(problem)
+        path = environ.get(ENV_RESULT_PATH) or None
+        if path is None and environ.get(ENV_DECISION) and Path(DEFAULT_RESULT_PATH).exists():
+            path = DEFAULT_RESULT_PATH
+        return cls(
+            decision=decision,
+            decision_error=error,
+            job=environ.get(ENV_JOB, ""),
+            recurrence=environ.get(ENV_RECURRENCE, ""),
+            attempt=_whole(environ.get(ENV_ATTEMPT), 0),
+            result_path=path,
+            result_bytes=max(
+                RESULT_MIN_BYTES, _whole(environ.get(ENV_RESULT_BYTES), RESULT_DEFAULT_BYTES)
+            ),
+        )
+
+
+def check_decision(decision: Decision) -> None:
+    """Refuse a decision whose fields have the wrong type or an impossible value.
+
+    Raises:
+        ProtocolError: names the first such field.
+    """
+
+    def number(name: str, low: float, high: float, *, whole: bool = False) -> None:
+        value: Any = getattr(decision, name)
+        kinds = (int,) if whole else (int, float)
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        if not fits or not math.isfinite(value) or not low <= value <= high:
+            raise ProtocolError(
+                f"{ENV_DECISION}.{name}: expected a {'whole ' if whole else ''}number from "
+                f"{low:g} to {high:g}, got {value!r}"
+            )
+
+    number("batch_size", 1, 2**53, whole=True)
+    number("max_epochs", 1, 2**53, whole=True)
+    number("seed", -(2**63), 2**64, whole=True)
+    number("target", -math.inf, math.inf)
+    number("eta", 0.0, 1.0)
+    number("power_min_percent", 0.0, 100.0)
+    number("power_max_percent", 0.0, 1000.0)
+    if decision.cost_threshold_joules is not None:
+        number("cost_threshold_joules", 0.0, math.inf)
+    if decision.learning_rate is not None:
+        number("learning_rate", 0.0, math.inf)
+    if not isinstance(decision.optimize_power, bool):
+        raise ProtocolError(f"{ENV_DECISION}.optimize_power: expected true or false")
+
+
+def batch_size(default: int) -> int:
+    """Return the global batch size to train with: the decided one, else `default`.
+
+    Raises:
+        ValueError: `ZEUS_BATCH_SIZE` is not a whole number above 0.
+    """
+    text = os.environ.get(ENV_BATCH_SIZE)
+    if text:
+        try:
+            value = int(text)
+        except ValueError:
+            value = 0
+        if value < 1:
+            raise ValueError(f"{ENV_BATCH_SIZE}={text!r}: expected a whole number above 0")
+        return value
+    decision = RunSettings.from_environment().decision
+    return default if decision is None else decision.batch_size
+
+
+def learning_rate(default: float) -> float:
+    """Return the learning rate to train with: the decided one, else `default`.
+
+    Raises:
+        ValueError: `ZEUS_LEARNING_RATE` is not a finite number.
+    """
+    text = os.environ.get(ENV_LEARNING_RATE)
+    if text:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{ENV_LEARNING_RATE}={text!r}: expected a finite number")
+        return value
+    decision = RunSettings.from_environment().decision
+    if decision is None or decision.learning_rate is None:
+        return default
+    return decision.learning_rate
+
+
+def seed(default: int) -> int:
+    """Return the seed decided for this attempt, else `default`."""
+    decision = RunSettings.from_environment().decision
+    return default if decision is None else decision.seed
+
+
+def _whole(text: Optional[str], default: int) -> int:
+    """Parse a whole number; anything else counts as not given."""
+    try:
+        return int(text) if text else default
+    except ValueError:
+        return default

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gpu_simulator.build import build_library
 
-PARAMETER_COUNT = 10
+PARAMETER_COUNT = 11
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def predict(
 
 
 def evaluate(parameters: list[float], samples: float, limit_watts: float) -> OperatingPoint:
-    """Return the same for ten parameters (`SimWorkload` in native/model.h) of one's own."""
+    """Return the same for parameters of one's own, in the order of `SimWorkload`."""
     if len(parameters) != PARAMETER_COUNT:
         raise ValueError(f"expected {PARAMETER_COUNT} parameters, got {len(parameters)}")
     out = (c_double * 5)()
@@ -125,7 +125,7 @@ def evaluate(parameters: list[float], samples: float, limit_watts: float) -> Ope
 
 
 def parameters(model: str, workload: str) -> list[float]:
-    """Return the ten parameters of a workload on a model.
+    """Return the parameters (`SimWorkload` in native/model.h) of a workload on a model.
 
     Raises:
         KeyError: unknown model or workload.

@@ -57,22 +57,22 @@ NVML_API int gpuSimPredict(const char *model_key, const char *workload, double s
 }
 
 /* The same for parameters that are not in the table: what the fit minimises over. */
-NVML_API void gpuSimEvaluate(const double parameters[10], double samples, double limit_watts,
+NVML_API void gpuSimEvaluate(const double parameters[11], double samples, double limit_watts,
                              double out[5]) {
     SimWorkload workload;
-    _Static_assert(sizeof workload == 10 * sizeof(double), "SimWorkload is ten doubles");
+    _Static_assert(sizeof workload == 11 * sizeof(double), "eleven doubles");
     memcpy(&workload, parameters, sizeof workload);
     SimOperatingPoint point;
     sim_operate(&workload, samples, limit_watts, &point);
     write_point(&point, out);
 }
 
-/* The table's ten parameters, in the order of SimWorkload. */
-NVML_API int gpuSimParameters(const char *model_key, const char *workload, double out[10]) {
+/* The table's parameters, in the order of SimWorkload. */
+NVML_API int gpuSimParameters(const char *model_key, const char *workload, double out[11]) {
     const SimModel *model = sim_model_by_key(model_key);
     int kind = sim_workload_index(workload);
     if (model == NULL || kind < 0) return NVML_ERROR_NOT_FOUND;
-    memcpy(out, sim_workload(model->family, kind), 10 * sizeof(double));
+    memcpy(out, sim_workload(model->family, kind), sizeof(SimWorkload));
     return NVML_SUCCESS;
 }
 

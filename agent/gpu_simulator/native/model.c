@@ -85,7 +85,7 @@ void sim_operate(const SimWorkload *w, double samples, double limit_watts,
     }
     double full = w->gpu_fixed_seconds + w->gpu_sample_seconds * samples;
     double gpu = full * (w->clock_share / clock + 1.0 - w->clock_share) / duty;
-    double host = w->host_seconds;
+    double host = w->host_seconds + w->host_sample_seconds * samples;
     /* (host^p + gpu^p)^(1/p), written so that neither power can overflow. */
     double longer = fmax(host, gpu), shorter = fmin(host, gpu);
     double seconds =

@@ -18,6 +18,7 @@ typedef struct {
 /* One row of the workload table; docs/reference/gpu-simulator.md derives it. */
 typedef struct {
     double host_seconds;      /* per step, the GPU waits for the host (overlaps with GPU work) */
+    double host_sample_seconds; /* per sample, the same: loading data */
     double gpu_fixed_seconds; /* per step, on the GPU, at full clock */
     double gpu_sample_seconds; /* per sample, on the GPU, at full clock */
     double clock_share;       /* share of GPU time that scales with 1/clock */

@@ -391,7 +391,7 @@ class ZeusJobSpec(ApiModel):
         ),
     )
     power: Power = Field(default_factory=Power, description="Bounds of the power limit.")
-    gpu: Gpu = Field(default_factory=Gpu, description="Which GPU the runs are expected to get.")
+    gpu: Gpu = Field(default_factory=Gpu, description="The GPU of the runs.")
     policy: PolicyName = Field(
         default=PolicyName.STRUCTURED,
         description=(
@@ -400,7 +400,7 @@ class ZeusJobSpec(ApiModel):
         ),
     )
     retry: Retry = Field(default_factory=Retry, description="Attempts of a recurrence.")
-    workload: Workload = Field(description="What a run executes.")
+    workload: Workload = Field(description="The workload that each run executes.")
 
 
 class ZeusJob(ApiModel):

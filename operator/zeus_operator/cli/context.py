@@ -96,7 +96,7 @@ def errors_reported() -> Iterator[None]:
 
 def _fail(messages: list[str], code: ExitCode) -> None:
     for message in messages:
-        click.echo(message, err=True)
+        click.echo(" ".join(message.split()), err=True)
     raise click.exceptions.Exit(int(code))
 
 

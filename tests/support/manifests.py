@@ -1,0 +1,237 @@
+"""A valid ZeusJob file, and ways to make it wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VALID = """\
+apiVersion: zeus.energy/v1alpha1
+kind: ZeusJob
+metadata: {name: digits}
+spec:
+  objective:
+    metric: {target: "0.97", mode: Max}
+    maxEpochs: 30
+    energyPreference: "0.5"
+  batchSize:
+    default: 256
+    choices: [1024, 512, 256, 128, 64, 32, 16, 8]
+    learningRate: {default: "0.05", scaling: SquareRoot}
+  workload:
+    apiVersion: batch/v1
+    kind: Job
+    template:
+      spec:
+        template:
+          spec:
+            restartPolicy: Never
+            containers:
+              - name: train
+                image: example.org/train:1
+                command: ["python", "train.py"]
+                args: ["--batch-size=$(ZEUS_BATCH_SIZE)", "--lr=$(ZEUS_LEARNING_RATE)"]
+                resources: {limits: {nvidia.com/gpu: 1}}
+"""
+
+CONTAINERS = "spec.workload.template.spec.template.spec.containers"
+
+
+def changed(old: str, new: str) -> str:
+    """Return the valid file with the first `old` replaced."""
+    assert old in VALID, f"{old!r} is not in the valid file"
+    return VALID.replace(old, new, 1)
+
+
+def with_spec(line: str) -> str:
+    """Return the valid file with one more field of the spec."""
+    return changed("spec:\n", f"spec:\n  {line}\n")
+
+
+def with_container(line: str) -> str:
+    """Return the valid file with one more field of the container."""
+    return changed("image: ", f"{line}\n                image: ")
+
+
+def write(folder: Path, text: str = VALID, *, script: bool = True) -> Path:
+    """Write the file, and an empty training script beside it."""
+    if script:
+        (folder / "train.py").touch()
+    path = folder / "zeusjob.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+WRONG_FILES: dict[str, tuple[str, str, str]] = {
+    # what is wrong: (the file, path of the field, what is allowed)
+    "misspelled field": (
+        changed("objective:", "objectve:"),
+        "spec.objectve",
+        "did you mean objective?",
+    ),
+    "field in another case": (
+        changed("maxEpochs", "max_epochs"),
+        "spec.objective.max_epochs",
+        "did you mean maxEpochs?",
+    ),
+    "default not among the choices": (
+        changed("default: 256", "default: 100"),
+        "spec.batchSize.default",
+        "allowed: 8, 16, 32, 64, 128, 256, 512, 1024",
+    ),
+    "target not a number": (
+        changed('"0.97"', '"high"'),
+        "spec.objective.metric.target",
+        'must be a decimal in quotes, such as "0.97"',
+    ),
+    "target not finite": (
+        changed('"0.97"', '"1e999"'),
+        "spec.objective.metric.target",
+        "must be a decimal in quotes",
+    ),
+    "target not quoted": (
+        changed('"0.97"', "0.97"),
+        "spec.objective.metric.target",
+        'quote it: "0.97"',
+    ),
+    "energy preference out of range": (
+        changed('"0.5"', '"1.5"'),
+        "spec.objective.energyPreference",
+        'must be from "0" to "1"',
+    ),
+    "missing script": (
+        changed("train.py", "trian.py"),
+        f"{CONTAINERS}[0].command[1]",
+        "trian.py: no such file in ",
+    ),
+    "missing program": (
+        changed('"python"', '"no-such-program"'),
+        f"{CONTAINERS}[0].command[0]",
+        "no such program on PATH",
+    ),
+    "cron nonsense": (
+        with_spec("schedule: whenever I like"),
+        "spec.schedule",
+        "allowed: five fields",
+    ),
+    "cron out of range": (with_spec('schedule: "99 2 * * *"'), "spec.schedule", "minute (0-59)"),
+    "wrong time zone": (
+        with_spec('schedule: "0 2 * * *"\n  timeZone: Europe/Berlinn'),
+        "spec.timeZone",
+        "allowed: IANA names",
+    ),
+    "schedule and runs": (
+        with_spec('schedule: "0 2 * * *"\n  runs: 5'),
+        "spec.runs",
+        "keep one",
+    ),
+    "required field missing": (
+        changed("    maxEpochs: 30\n", ""),
+        "spec.objective.maxEpochs",
+        "is required",
+    ),
+    "number too small": (
+        changed("maxEpochs: 30", "maxEpochs: 0"),
+        "spec.objective.maxEpochs",
+        "must be at least 1",
+    ),
+    "text for a number": (
+        changed("default: 256", 'default: "256"'),
+        "spec.batchSize.default",
+        "must be a whole number",
+    ),
+    "unknown choice": (
+        changed("mode: Max", "mode: max"),
+        "spec.objective.metric.mode",
+        "must be one of Max, Min",
+    ),
+    "batch size given twice": (
+        changed("[1024, 512", "[512, 512"),
+        "spec.batchSize.choices",
+        "512 more than once",
+    ),
+    "power bounds crossed": (
+        with_spec("power: {minPercent: 90, maxPercent: 80}"),
+        "spec.power.minPercent",
+        "allowed: 1 to 80",
+    ),
+    "learning rate not positive": (
+        changed('"0.05"', '"0"'),
+        "spec.batchSize.learningRate.default",
+        'must be above "0"',
+    ),
+    "another kind of workload": (
+        changed("kind: Job", "kind: RayJob"),
+        "spec.workload.kind",
+        "must be Job",
+    ),
+    "name that is no label": (
+        changed("name: digits", "name: Digits_1"),
+        "metadata.name",
+        "lower-case letters, digits",
+    ),
+    "unknown injected name": (
+        changed("$(ZEUS_BATCH_SIZE)", "$(ZEUS_BATCHSIZE)"),
+        f"{CONTAINERS}[0].args[0]",
+        "did you mean ZEUS_BATCH_SIZE?",
+    ),
+    "learning rate used but not given": (
+        changed('    learningRate: {default: "0.05", scaling: SquareRoot}\n', ""),
+        f"{CONTAINERS}[0].args[1]",
+        "spec.batchSize.learningRate",
+    ),
+    "own ZEUS_ name": (
+        with_container("env: [{name: ZEUS_MINE, value: a}]"),
+        f"{CONTAINERS}[0].env[0].name",
+        "choose another",
+    ),
+    "value that is no text": (
+        with_container("env: [{name: EPOCHS, value: 3}]"),
+        f"{CONTAINERS}[0].env[0].value",
+        'quote it: "3"',
+    ),
+    "value only a cluster has": (
+        with_container("env: [{name: KEY, valueFrom: {secretKeyRef: {name: a, key: b}}}]"),
+        f"{CONTAINERS}[0].env[0].valueFrom",
+        "give `value`",
+    ),
+    "restarts by the kubelet": (
+        changed("Never", "OnFailure"),
+        "spec.workload.template.spec.template.spec.restartPolicy",
+        "spec.retry.maxAttempts",
+    ),
+    "restarts by the Job": (
+        changed(
+            "      spec:\n        template:",
+            "      spec:\n        backoffLimit: 2\n        template:",
+        ),
+        "spec.workload.template.spec.backoffLimit",
+        "spec.retry.maxAttempts",
+    ),
+    "restarts by a launcher": (
+        changed('"--lr=$(ZEUS_LEARNING_RATE)"', '"--max-restarts=3"'),
+        f"{CONTAINERS}[0].args[1]",
+        "spec.retry.maxAttempts",
+    ),
+    "container that is not there": (
+        changed("kind: Job\n    template", "kind: Job\n    container: trainer\n    template"),
+        "spec.workload.container",
+        "it has: train",
+    ),
+    "no command": (
+        changed('                command: ["python", "train.py"]\n', ""),
+        f"{CONTAINERS}[0].command",
+        "is required on one machine",
+    ),
+    "GPUs that are no number": (
+        changed("nvidia.com/gpu: 1", "nvidia.com/gpu: some"),
+        f'{CONTAINERS}[0].resources.limits["nvidia.com/gpu"]',
+        "whole number of GPUs",
+    ),
+    "another kind of object": (changed("kind: ZeusJob", "kind: Job"), "kind", "must be ZeusJob"),
+    "another version": (
+        changed("v1alpha1", "v1"),
+        "apiVersion",
+        "must be zeus.energy/v1alpha1",
+    ),
+}
+"""Every file has exactly one mistake."""

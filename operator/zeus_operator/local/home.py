@@ -112,6 +112,8 @@ def socket_path(folder: Path, name: str) -> Path:
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     private = Path(base) / f"zeus-{os.geteuid()}-{digest}"
+    if private.is_symlink():  # others may write to the folder around it
+        raise HomeError(f"{private} is a symbolic link; choose a shorter {HOME_VARIABLE}")
     make_private(private)
     if len(os.fsencode(private / name)) > _SOCKET_PATH_MAX_BYTES:
         raise HomeError(

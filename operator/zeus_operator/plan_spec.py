@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zeus_operator.optimizer.types import Problem
+from zeus_operator.records import DecisionRecord
 from zeus_runtime.protocol import MetricMode
 
 
@@ -91,6 +92,19 @@ class JobPlanSpec:
             default_batch_size=self.default_batch_size,
             max_epochs=self.max_epochs,
             max_attempts=self.max_attempts,
+        )
+
+    def as_decided(self, decision: DecisionRecord) -> JobPlanSpec:
+        """Return the spec with the terms that `decision` was made under.
+
+        A spec may change while an attempt goes on; the attempt is run and
+        judged by what it was decided for, and the next one by the new terms.
+        """
+        return replace(
+            self,
+            target=self.target if decision.target is None else decision.target,
+            eta=self.eta if decision.eta is None else decision.eta,
+            max_epochs=self.max_epochs if decision.problem is None else decision.problem.max_epochs,
         )
 
     @classmethod

@@ -100,6 +100,10 @@ class DecisionRecord:
     last_observation_id: int | None = None  # attempt id of the last observation seen
     problem: Problem | None = None
     situation: Situation | None = None
+    # The terms it was decided under: an attempt is run and judged by them, even if the
+    # spec has changed since.  None in what an earlier release has stored.
+    target: float | None = None
+    eta: float | None = None
 
 
 @dataclass(frozen=True)

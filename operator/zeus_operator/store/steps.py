@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -204,15 +204,9 @@ def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -
     if found is None:
         raise StoreError(f"the job of attempt {action.attempt_id} is gone")
     job, learned_state_id, _ = found
-    spec = JobPlanSpec.from_document(job.spec)
+    spec = JobPlanSpec.from_document(job.spec).as_decided(attempt.decision)
     identity = RunIdentity(job.key, str(recurrence.id), attempt.number)
-    # Judged by the epochs the decision allowed: the spec may have changed since.
-    judged_by = (
-        spec
-        if attempt.decision.problem is None
-        else replace(spec, max_epochs=attempt.decision.problem.max_epochs)
-    )
-    results = believable_results(attempt.executions, attempt.decision, judged_by, identity)
+    results = believable_results(attempt.executions, attempt.decision, spec, identity)
     total = bill(results, spec.eta)
     last = attempt.executions[-1].result if attempt.executions else None
     trusted = last if last is not None and results and last == results[-1] else None

@@ -1,0 +1,213 @@
+"""Why an attempt has its batch size: the stored reason, its numbers, and a check of both.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zeus_operator.cli import lines
+from zeus_operator.cli.tables import table
+from zeus_operator.cli.views import attempt_view, plain
+from zeus_operator.deciding import DEFAULT_POLICY, replay
+from zeus_operator.optimizer import POLICY_NAMES, policy
+from zeus_operator.optimizer.types import Candidate, Choice, Observation
+from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
+from zeus_operator.report import units
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A decision, and what comes out when it is made again.
+
+    Args:
+        again: the choice of the same policy on the same observations; None where
+            no policy decided or the history it saw is not stored any more.
+        differs: what is not the same; "": everything is.
+    """
+
+    recurrence: RecurrenceRecord
+    attempt: AttemptRecord
+    again: Choice | None
+    differs: str = ""
+
+
+def explain(
+    recurrence: RecurrenceRecord, attempt: AttemptRecord, observations: tuple[Observation, ...]
+) -> Explanation:
+    """Make the stored decision again and compare.
+
+    Args:
+        recurrence: of the attempt.
+        attempt: what to explain.
+        observations: of the job, in the order of the store.
+    """
+    decision = attempt.decision
+    if decision.policy not in POLICY_NAMES or len(observations) < decision.observations_seen:
+        return Explanation(recurrence, attempt, None)
+    again = replay(decision, policy(decision.policy), observations)
+    return Explanation(recurrence, attempt, again, _difference(attempt, again))
+
+
+def _difference(attempt: AttemptRecord, again: Choice | None) -> str:
+    decision = attempt.decision
+    if again is None:
+        return ""
+    if again.batch_size != decision.batch_size:
+        return f"batch size {again.batch_size} instead of {decision.batch_size}"
+    if again.cost_threshold_joules != decision.cost_threshold_joules:
+        now, then = again.cost_threshold_joules, decision.cost_threshold_joules
+        return f"a threshold of {units.joules(now)} instead of {units.joules(then)}"
+    if again.sentence != decision.sentence:
+        return f'another reason: "{again.sentence}"'
+    return ""
+
+
+def explanation_view(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as JSON values."""
+    decision = explanation.attempt.decision
+    return {
+        "recurrence": explanation.recurrence.ordinal,
+        "kind": explanation.recurrence.kind.value,
+        **attempt_view(explanation.attempt),
+        "seed": decision.seed,
+        "observations_seen": decision.observations_seen,
+        "candidates": [plain(candidate) for candidate in decision.candidates],
+        "replayed": None if explanation.again is None else not explanation.differs,
+        "difference": explanation.differs,
+    }
+
+
+def explanation_lines(explanation: Explanation) -> list[str]:
+    """Return an explanation as text."""
+    attempt, decision = explanation.attempt, explanation.attempt.decision
+    label = lines.attempt_label(explanation.recurrence, attempt)
+    text = [f"{label}: batch size {decision.batch_size}", f"  {decision.sentence}", ""]
+    if decision.candidates:
+        text += [*_candidates(decision.candidates, decision.batch_size), ""]
+    text += [_how(attempt), _ended(attempt), _checked(explanation)]
+    return [line for line in text if line is not None]
+
+
+def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
+    rows = [
+        (
+            f"{'*' if candidate.batch_size == chosen else ' '} {candidate.batch_size}",
+            str(candidate.runs),
+            units.joules(candidate.expected_cost_joules),
+            units.joules(candidate.standard_deviation_joules),
+            units.UNKNOWN
+            if candidate.success_probability is None
+            else f"{100 * candidate.success_probability:.0f} %",
+            units.number(candidate.score, 3),
+            candidate.note,
+        )
+        for candidate in candidates
+    ]
+    header = ("  batch size", "runs", "expected cost", "+/-", "reaches target", "score", "note")
+    return table(header, rows, left=frozenset({0, 6}))
+
+
+def _how(attempt: AttemptRecord) -> str:
+    decision = attempt.decision
+    if decision.policy == DEFAULT_POLICY:
+        return "No policy decided: this run is the default configuration."
+    count = decision.observations_seen
+    seen = f"{count} observation{'' if count == 1 else 's'}"
+    limit = (
+        "without a cost threshold"
+        if decision.cost_threshold_joules is None
+        else f"stopped if its cost would pass {units.joules(decision.cost_threshold_joules)}"
+    )
+    return f"Decided by the policy {decision.policy} on {seen}; {limit}."
+
+
+def _ended(attempt: AttemptRecord) -> str:
+    return f"Now {attempt.state.value}." if attempt.outcome is None else _sentence(attempt)
+
+
+def _sentence(attempt: AttemptRecord) -> str:
+    text = lines.ended(attempt)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _checked(explanation: Explanation) -> str:
+    decision = explanation.attempt.decision
+    if explanation.differs:
+        return f"Made again on the stored history, the decision DIFFERS: {explanation.differs}."
+    if explanation.again is not None:
+        return "Made again on the stored history, the decision is the same."
+    if decision.policy == DEFAULT_POLICY:
+        return ""
+    return "It can't be made again: what it saw is not in the stored history."
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What another policy says to what was decided."""
+
+    recurrence: RecurrenceRecord
+    attempt: AttemptRecord
+    choice: Choice
+
+
+def replay_all(
+    recurrences: Sequence[RecurrenceRecord], observations: tuple[Observation, ...], name: str
+) -> list[Replayed]:
+    """Return what the policy called `name` says to each decision that a policy made.
+
+    It sees what the deciding policy saw: the history that really happened, not
+    the one that its own choices would have led to.
+    """
+    return list(_replayed(recurrences, observations, name))
+
+
+def _replayed(
+    recurrences: Sequence[RecurrenceRecord], observations: tuple[Observation, ...], name: str
+) -> Iterator[Replayed]:
+    asked = policy(name)
+    for recurrence in recurrences:
+        if recurrence.kind is not RecurrenceKind.LEARNED:
+            continue
+        for attempt in recurrence.attempts:
+            if len(observations) < attempt.decision.observations_seen:
+                continue
+            choice = replay(attempt.decision, asked, observations)
+            if choice is not None:
+                yield Replayed(recurrence, attempt, choice)
+
+
+def replay_view(replayed: Replayed) -> dict[str, Any]:
+    """Return one replayed decision as JSON values."""
+    decision = replayed.attempt.decision
+    return {
+        "recurrence": replayed.recurrence.ordinal,
+        "attempt": replayed.attempt.number,
+        "decided_by": decision.policy,
+        "decided_batch_size": decision.batch_size,
+        "replayed_batch_size": replayed.choice.batch_size,
+        "replayed_cost_threshold_joules": replayed.choice.cost_threshold_joules,
+        "replayed_reason": replayed.choice.sentence,
+        "same": decision.batch_size == replayed.choice.batch_size,
+    }
+
+
+def replay_lines(replayed: Sequence[Replayed], name: str) -> list[str]:
+    """Return the replayed decisions as text."""
+    rows = [
+        (
+            f"{item.recurrence.ordinal}.{item.attempt.number}",
+            item.attempt.decision.policy,
+            str(item.attempt.decision.batch_size),
+            str(item.choice.batch_size),
+            item.choice.sentence,
+        )
+        for item in replayed
+    ]
+    same = sum(item.attempt.decision.batch_size == item.choice.batch_size for item in replayed)
+    return [
+        *table(("run", "decided by", "chose", name, "because"), rows, left=frozenset({0, 1, 4})),
+        "",
+        f"On the same observations, {name} chooses the same batch size in {same} of "
+        f"{len(replayed)} decisions.",
+    ]

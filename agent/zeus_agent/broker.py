@@ -315,7 +315,7 @@ class Broker:
             controller = Controller(machine, gpu, self._disk, self._clock, self._metrics)
             self._controllers[gpu.uuid] = controller
             self._metrics.gpu_found(gpu.uuid, identity.model)
-            self._adopt(machine)
+            self._adopt(machine, gpu.reading)
             self._start_task(controller.run())
             note(logger, logging.INFO, "GPU found", gpu=gpu.uuid, model=identity.model)
         controller.machine.bounds = identity.bounds
@@ -376,7 +376,7 @@ class Broker:
             # from those of other starts when the disk has room again.
             return int(time.time()) << 20
 
-    def _adopt(self, machine: LeaseMachine) -> None:
+    def _adopt(self, machine: LeaseMachine, reading: Reading | None) -> None:
         entry = self._entries.pop(machine.gpu_uuid, None)
         if entry is None:
             return
@@ -393,6 +393,10 @@ class Broker:
             )
             return
         machine.adopt(entry.saved)
+        now = None if reading is None else reading.energy_millijoules
+        if now is not None and entry.energy_millijoules is not None:
+            if now < entry.energy_millijoules:
+                machine.device_reset()
 
     def _controller(self, gpu_uuid: str) -> Controller:
         controller = self._controllers.get(gpu_uuid)

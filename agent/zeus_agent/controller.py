@@ -55,14 +55,17 @@ class DurableLimits:
         self._journal = journal
         self._worker = Worker("journal")
 
-    async def save(self, saved: SavedLimit, *, durable: bool) -> None:
+    async def save(
+        self, saved: SavedLimit, energy_millijoules: int | None, *, durable: bool
+    ) -> None:
         """Store `saved`.
 
         Raises:
             OSError, WorkerTimeout: it is not known to be stored.
         """
         await self._worker.call(
-            lambda: self._journal.save(saved, durable=durable), DISK_TIMEOUT_SECONDS
+            lambda: self._journal.save(saved, energy_millijoules, durable=durable),
+            DISK_TIMEOUT_SECONDS,
         )
 
     async def forget(self, gpu_uuid: str) -> None:
@@ -245,8 +248,10 @@ class Controller:
     async def _save(self, saved: SavedLimit) -> Refused | None:
         before = self.machine.saved
         durable = before is None or before.previous_milliwatts != saved.previous_milliwatts
+        reading = self.gpu.reading
+        energy_millijoules = None if reading is None else reading.energy_millijoules
         try:
-            await self._disk.save(saved, durable=durable)
+            await self._disk.save(saved, energy_millijoules, durable=durable)
         except (OSError, WorkerTimeout) as error:
             note(logger, logging.ERROR, "limit not saved", gpu=saved.gpu_uuid, reason=str(error))
             return Refused(

@@ -29,10 +29,18 @@ class JournalError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the journal: what was saved, and in which boot."""
+    """A file of the journal.
+
+    Args:
+        saved: what was saved.
+        boot_id: in which boot.
+        energy_millijoules: the GPU's energy counter then; one that is lower now
+            tells that the GPU or its driver was reset since.
+    """
 
     saved: SavedLimit
     boot_id: str
+    energy_millijoules: int | None
 
 
 def read_boot_id(path: Path = _BOOT_ID) -> str:
@@ -88,11 +96,12 @@ class Journal:
         self._write(path, str(starts + 1), durable=True)
         return (starts + 1) * _FENCES_PER_START
 
-    def save(self, saved: SavedLimit, *, durable: bool) -> None:
+    def save(self, saved: SavedLimit, energy_millijoules: int | None, *, durable: bool) -> None:
         """Store what is to be put back.
 
         Args:
             saved: what to store.
+            energy_millijoules: the GPU's energy counter now, if it has one.
             durable: wait until the disk has it.  The first write for a GPU must
                 be; later ones change only `written_milliwatts`, which no longer
                 matters after a crash of the machine.
@@ -106,6 +115,7 @@ class Journal:
             "gpu_uuid": saved.gpu_uuid,
             "previous_milliwatts": saved.previous_milliwatts,
             "written_milliwatts": list(saved.written_milliwatts),
+            "energy_millijoules": energy_millijoules,
         }
         self._write(self._path(saved.gpu_uuid), json.dumps(body), durable=durable)
 
@@ -174,7 +184,8 @@ def _parse(data: bytes) -> Entry:
         int(raw["previous_milliwatts"]),
         tuple(int(value) for value in raw["written_milliwatts"]),
     )
-    return Entry(saved, str(raw["boot_id"]))
+    energy = raw["energy_millijoules"]
+    return Entry(saved, str(raw["boot_id"]), None if energy is None else int(energy))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,178 @@
+"""Whatever ends, the limit found before is back.  Each is a defect of a peer (design notes)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from zeus_agent.journal import read_boot_id
+
+from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
+from tests.support.eventually import eventually
+from zeus_runtime.agent_client import AgentError
+from zeus_runtime.protocol import ErrorCode, SessionRequest
+
+
+def test_a_limit_is_set_read_back_and_restored_on_release(machine: Machine) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    client = machine.client()
+    client.open_session("a", SessionRequest())
+    lease = client.set_power_limit("a", uuid, 150.0)
+    assert machine.limit(uuid) == 150.0 == lease.applied_watts
+    assert lease.previous_watts == ADMIN_CAP_WATTS
+    assert machine.saved() == [uuid]
+    client.release("a", uuid)
+    assert machine.limit(uuid) == ADMIN_CAP_WATTS
+    assert machine.saved() == []
+
+
+def test_closing_a_session_restores_all_its_gpus_before_it_answers(machine: Machine) -> None:
+    machine.start_agent()
+    client = machine.client()
+    client.open_session("a", SessionRequest())
+    for uuid in machine.uuids:
+        client.set_power_limit("a", uuid, 150.0)
+    client.close_session("a")
+    assert [machine.limit(uuid) for uuid in machine.uuids] == [ADMIN_CAP_WATTS] * 2
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_limits_come_back_when_the_client_is_killed(
+    machine: Machine, signal_number: int
+) -> None:
+    machine.start_agent()
+    with machine.caller("a", *((uuid, 150.0) for uuid in machine.uuids)) as (process, said):
+        assert said == "holding"
+        assert machine.saved() == sorted(machine.uuids)
+        process.send_signal(signal_number)
+        machine.wait_until_restored()
+
+
+def test_the_limits_come_back_when_the_client_just_ends(machine: Machine) -> None:
+    machine.start_agent()
+    with machine.caller("a", (machine.uuids[0], 150.0)) as (_, said):
+        assert said == "holding"
+    machine.wait_until_restored()
+
+
+def test_a_client_that_hangs_loses_its_limits_when_its_time_to_live_is_over(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    with machine.caller("a", (machine.uuids[0], 150.0), ttl_seconds=1.0) as (process, said):
+        assert said == "holding"
+        process.send_signal(signal.SIGSTOP)
+        machine.wait_until_restored()
+        process.send_signal(signal.SIGCONT)
+    assert "not renewed in time" in machine.log()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_the_limits_come_back_when_the_agent_is_stopped(
+    machine: Machine, signal_number: int
+) -> None:
+    machine.start_agent()
+    with machine.caller("a", *((uuid, 150.0) for uuid in machine.uuids)) as (_, said):
+        assert said == "holding"
+        assert machine.stop_agent(signal_number) == 0
+        assert [machine.limit(uuid) for uuid in machine.uuids] == [ADMIN_CAP_WATTS] * 2
+        assert machine.saved() == []
+        assert not machine.socket.exists()
+
+
+def test_the_limits_come_back_when_a_killed_agent_is_started_again(machine: Machine) -> None:
+    machine.start_agent()
+    with machine.caller("a", *((uuid, 150.0) for uuid in machine.uuids)) as (_, said):
+        assert said == "holding"
+        machine.stop_agent(signal.SIGKILL)
+        assert {machine.limit(uuid) for uuid in machine.uuids} == {150.0}
+        assert machine.saved() == sorted(machine.uuids)
+        assert machine.socket.exists(), "a stale socket is what the next start finds"
+        machine.start_agent()
+        machine.wait_until_restored()
+
+
+def test_a_gpu_that_was_reset_while_the_agent_was_dead_gets_its_former_limit_back(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    with machine.caller("a", (uuid, 150.0)) as (_, said):
+        assert said == "holding"
+        machine.stop_agent(signal.SIGKILL)
+    machine.simulator.set_fault(uuid, "lost")
+    machine.start_agent()
+    machine.stop_agent(signal.SIGKILL)
+    assert machine.saved() == [uuid]
+    machine.simulator.clear_fault(uuid)
+    assert machine.limit(uuid) not in (150.0, ADMIN_CAP_WATTS), "the GPU came back reset"
+    machine.start_agent()
+    machine.wait_until_restored()
+
+
+def test_a_client_that_lives_on_takes_its_lease_again_after_a_restart(machine: Machine) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    client = machine.client()
+    client.open_session("a", SessionRequest())
+    first = client.set_power_limit("a", uuid, 150.0)
+    machine.stop_agent(signal.SIGKILL)
+    machine.start_agent()
+    with pytest.raises(AgentError) as gone:
+        client.renew("a")
+    assert gone.value.code == ErrorCode.NOT_FOUND
+    client.open_session("a", SessionRequest())
+    again = client.set_power_limit("a", uuid, 150.0)
+    assert again.previous_watts == ADMIN_CAP_WATTS
+    assert again.fence > first.fence
+
+
+def test_a_limit_changed_by_an_admin_while_the_agent_was_dead_is_left_alone(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    with machine.caller("a", (uuid, 150.0)) as (_, said):
+        assert said == "holding"
+        machine.stop_agent(signal.SIGKILL)
+        machine.simulator.foreign_limit(uuid, 180.0)
+        machine.start_agent()
+        eventually(lambda: machine.saved() == [], "the saved limit is dropped")
+        assert machine.limit(uuid) == 180.0
+
+
+def test_a_simulated_gpus_limit_is_restored_even_after_a_reboot_because_it_survives_one(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    with machine.caller("a", (uuid, 150.0)) as (_, said):
+        assert said == "holding"
+        machine.stop_agent(signal.SIGKILL)
+    entry = machine.state_dir / "saved" / f"{uuid}.json"
+    entry.write_text(entry.read_text().replace(read_boot_id(), "0" * 36))
+    machine.start_agent()
+    machine.wait_until_restored()
+
+
+def test_an_idle_agent_ends_by_itself_and_one_with_a_session_does_not(machine: Machine) -> None:
+    agent = machine.start_agent("--idle-exit-seconds", "0.5")
+    with machine.caller("a", (machine.uuids[0], 150.0)) as (_, said):
+        assert said == "holding"
+    assert agent.wait(60) == 0
+    machine.wait_until_restored()
+    assert not machine.socket.exists()
+
+
+def test_many_clients_killed_at_once_leave_every_limit_restored(machine: Machine) -> None:
+    machine.start_agent()
+    first, second = machine.uuids
+    with (
+        machine.caller("a", (first, 150.0)) as (one, _),
+        machine.caller("b", (second, 125.0)) as (two, _),
+    ):
+        for process in (one, two):
+            os.kill(process.pid, signal.SIGKILL)
+        machine.wait_until_restored()

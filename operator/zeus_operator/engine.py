@@ -192,10 +192,10 @@ class Engine:
         self._checkpoint(Checkpoint.BEFORE_RECORD_START)
         # Recorded as running even if it has ended already: `_record_ends` is the one place
         # that stores an end.
-        self._store.record_execution(attempt.id, _as_running(execution), self._clock())
+        running = self._store.record_execution(attempt.id, _as_running(execution), self._clock())
         self._checkpoint(Checkpoint.AFTER_RECORD_START)
         adopted = execution.uid in before and execution.uid not in known
-        self._announcer.started(attempt, adopted=adopted)
+        self._announcer.started(running, adopted=adopted)
 
     def _stop_attempt(self, attempt: AttemptRecord, reason: str) -> bool:
         """Ask once; the plan keeps wanting it until the child has ended."""

@@ -131,7 +131,7 @@ def machine(
     (job / "zeusjob.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("ZEUS_")},
-        "ZEUS_SIMULATED_GPU": json.dumps({"tick_milliseconds": 5, "noise": 0.0}),
+        "ZEUS_SIMULATED_GPU": json.dumps({"tick_milliseconds": 5, "noise": 0.0, "time_scale": 0.1}),
     }
     environment.pop("DATABASE_URL", None)
     if database_url is not None:

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
@@ -33,6 +34,7 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 CALL_TIMEOUT_SECONDS = 2.0
 SYSTEM_SOCKET = "/run/zeus/agent.sock"
 _MAX_RESPONSE_BYTES = 1 << 20
+_FULL_BACKLOG_PAUSE_SECONDS = 0.01
 
 
 class AgentUnavailable(Exception):  # noqa: N818 -- a state of the world, nobody's error
@@ -95,12 +97,27 @@ class _UnixConnection(http.client.HTTPConnection):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(min(CONNECT_TIMEOUT_SECONDS, self._call_timeout_seconds))
-            connection.connect(self._path)
+            self._connect_patiently(connection)
             connection.settimeout(self._call_timeout_seconds)
         except OSError:
             connection.close()
             raise
         self.sock = connection
+
+    def _connect_patiently(self, connection: socket.socket) -> None:
+        """Connect; where many callers wait already, Linux says so at once instead of waiting."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+        while not self._try_to_connect(connection):
+            if time.monotonic() >= deadline:
+                raise TimeoutError("too many callers are waiting")
+            time.sleep(_FULL_BACKLOG_PAUSE_SECONDS)
+
+    def _try_to_connect(self, connection: socket.socket) -> bool:
+        try:
+            connection.connect(self._path)
+        except BlockingIOError:
+            return False
+        return True
 
 
 class AgentClient:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -29,7 +30,7 @@ EXIT_DRIVER = 3  # the driver is broken beyond what initializing again cures
 EXIT_NOT_RESTORED = 4  # a limit could not be restored; it is saved for the next start
 
 STOP_TIMEOUT_SECONDS = 5.0
-BACKLOG = 128
+BACKLOG = 1024
 _MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un has 108, one of them ends the text
 
 
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code."""
     options = parser().parse_args(argv)
     logs.configure(options.log_format)
+    _allow_many_connections()
     try:
         return asyncio.run(serve(options))
     except (JournalError, SocketError) as error:
@@ -227,6 +229,12 @@ def _remove_socket(path: Path, inode: int) -> None:
             path.unlink()
     except FileNotFoundError:
         return
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files to the hard one: idle callers must not lock others out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _positive(text: str) -> float:

@@ -22,10 +22,13 @@ ADMIN_CAP_WATTS = 200.0
 """The limit found: no device's default, so that restoring the default would be seen."""
 
 _CALLER = """
-import sys, json
+import json, os, sys
 from zeus_runtime.agent_client import AgentClient, AgentError
 from zeus_runtime.protocol import SessionRequest
-address, session, ttl, *wishes = sys.argv[1:]
+address, session, ttl, uid, *wishes = sys.argv[1:]
+if int(uid) >= 0:  # here, not at the start: this interpreter may be in a private folder
+    os.setgroups([])
+    os.setuid(int(uid))
 client = AgentClient(address, timeout_seconds=30)
 try:
     client.open_session(session, SessionRequest(job="team/job", ttl_seconds=float(ttl)))
@@ -136,13 +139,12 @@ class Machine:
         """Run a process that opens a session, sets limits, and then waits; yield what it says."""
         process = subprocess.Popen(
             [
-                *(sys.executable, "-c", _CALLER, self.address, session, str(ttl_seconds)),
+                *(sys.executable, "-c", _CALLER, self.address, session, str(ttl_seconds), str(uid)),
                 *(f"{uuid}={watts}" for uuid, watts in wishes),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            user=uid if uid >= 0 else None,
         )
         assert process.stdout is not None
         assert process.stdin is not None

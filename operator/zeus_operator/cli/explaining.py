@@ -85,8 +85,9 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     text = [f"{label}: batch size {decision.batch_size}", f"  {decision.sentence}", ""]
     if decision.candidates:
         text += [*_candidates(decision.candidates, decision.batch_size), ""]
-    text += [_how(attempt), _ended(attempt), _checked(explanation)]
-    return [line for line in text if line is not None]
+    text += [_how(attempt), _ended(attempt)]
+    checked = _checked(explanation)
+    return [*text, checked] if checked else text
 
 
 def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
@@ -99,7 +100,7 @@ def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
             units.UNKNOWN
             if candidate.success_probability is None
             else f"{100 * candidate.success_probability:.0f} %",
-            units.number(candidate.score, 3),
+            units.UNKNOWN if candidate.score is None else units.significant(candidate.score),
             candidate.note,
         )
         for candidate in candidates

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zeus_operator.cli.lines import attempt_label, recurrence_label
+from zeus_operator.cli.lines import attempt_label, limit, recurrence_label
 from zeus_operator.cli.tables import pairs, table
 from zeus_operator.cli.views import counts, job_view, recurrence_view, savings_view
 from zeus_operator.records import (
@@ -122,7 +122,7 @@ def history_table(recurrences: Sequence[RecurrenceRecord]) -> list[str]:
                 units.number(attempt.best_metric),
                 units.joules(attempt.energy_joules),
                 units.seconds(attempt.time_seconds),
-                units.watts(attempt.power_limit_watts),
+                limit(attempt),
                 units.joules(attempt.cost_joules),
             )
             for attempt in recurrence.attempts

@@ -45,6 +45,13 @@ def progress(result: Result, batch_size: int) -> str:
     return ", ".join(parts)
 
 
+def limit(attempt: AttemptRecord) -> str:
+    """Return the power limit held, or that it was left as found."""
+    if attempt.power_limit_watts is None and not attempt.decision.optimize_power:
+        return "as found"
+    return units.watts(attempt.power_limit_watts)
+
+
 def ended(attempt: AttemptRecord) -> str:
     """Return how an attempt ended, with what it took."""
     words = outcome_words(attempt.outcome)
@@ -56,7 +63,7 @@ def ended(attempt: AttemptRecord) -> str:
         f"{attempt.epochs} epochs",
         units.joules(attempt.energy_joules),
         units.seconds(attempt.time_seconds),
-        f"limit {units.watts(attempt.power_limit_watts)}",
+        f"limit {limit(attempt)}",
         f"cost {units.joules(attempt.cost_joules)}",
         f"metric {units.number(attempt.best_metric)}",
     ]

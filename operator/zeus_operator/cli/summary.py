@@ -8,7 +8,7 @@ from zeus_operator.cli.tables import table
 from zeus_operator.records import RecurrenceRecord, RecurrenceState
 from zeus_operator.report import units
 from zeus_operator.report.savings import Comparison, Estimate, Saving, Savings
-from zeus_operator.report.words import headline, saving_words
+from zeus_operator.report.words import headline, interval_words
 
 
 def outcome_sentence(
@@ -58,7 +58,8 @@ def _side(name: str, comparison: Comparison) -> list[tuple[str, ...]]:
         return []
     return [
         _means(f"{name} ({comparison.recurrences})", [s.learned if s else None for s in savings]),
-        ("  saved", *(saving_words(s) for s in savings)),
+        ("  saved", *(units.percent(s.fraction if s else None) for s in savings)),
+        ("  95 % interval", *(interval_words(s) for s in savings)),
     ]
 
 

@@ -74,6 +74,7 @@ def cumulative_cost(learned: Sequence[RecurrenceRecord], control: Estimate) -> s
                 linewidth=0,
             )
         _recurrence_axis(axes, learned, "cost so far")
+        axes.set_xlim(left=0)
         return ink.to_svg(drawing, "cumulative")
 
 
@@ -171,5 +172,5 @@ def _recurrence_axis(
             bbox_to_anchor=(0.0, 1.0),
             ncols=4,
             borderaxespad=0.2,
-            handlelength=1.6,
+            handlelength=2.4,
         )

@@ -14,7 +14,7 @@ from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecor
 from zeus_operator.report import charts, power_chart, units
 from zeus_operator.report.model import ReportData, last_result
 from zeus_operator.report.savings import Estimate
-from zeus_operator.report.words import headline, outcome_words, saving_words
+from zeus_operator.report.words import headline, interval_words, outcome_words
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class TableRow:
 
     name: str
     cells: tuple[str, ...]
+    muted: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def _figures(data: ReportData) -> Iterator[Figure]:
         yield Figure(
             "Cost of each recurrence",
             f"Cost = {preference} x energy + (1 - {preference}) x largest power x time. All "
-            "attempts of a recurrence count, the profiling of power limits included. The band is the "
-            "95 % interval of the default's mean.",
+            "attempts of a recurrence count, the profiling of power limits included. The band is "
+            "the 95 % interval of the default's mean.",
             Markup(charts.cost_per_recurrence(data.learned, control)),  # noqa: S704 - our own SVG
         )
         if control is not None:
@@ -162,7 +163,10 @@ def _means(data: ReportData) -> Iterator[TableRow]:
             f"{name} ({comparison.recurrences} recurrences)",
             [s.learned if s else None for s in savings],
         )
-        yield TableRow("saved", tuple(saving_words(s) for s in savings))
+        yield TableRow(
+            "saved", tuple(units.percent(s.fraction if s else None) for s in savings), muted=True
+        )
+        yield TableRow("95 % interval", tuple(interval_words(s) for s in savings), muted=True)
 
 
 def _mean_row(name: str, estimates: Sequence[Estimate | None]) -> TableRow:

@@ -34,6 +34,12 @@ def saving_words(saving: Saving | None) -> str:
     return f"{units.percent(saving.fraction)} ({bounds or 'interval not known yet'})"
 
 
+def interval_words(saving: Saving | None) -> str:
+    """Return the 95 % interval of a saving, or that it is not known yet."""
+    bounds = units.interval(saving.low, saving.high) if saving else ""
+    return bounds or "not known yet"
+
+
 def headline(savings: Savings) -> str:
     """Return the result in one sentence: measured, with its interval, or why it is not known."""
     cost = savings.overall.cost

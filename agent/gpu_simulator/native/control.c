@@ -8,7 +8,7 @@
 #include "engine.h"
 #include "session.h"
 
-#define NVML_FOREVER_SECONDS 1e9
+#define FOREVER_SECONDS 1e9
 
 NVML_API void *gpuSimOpen(const char *path) { return sim_open(path); }
 
@@ -89,12 +89,14 @@ enum {
     G_ROUNDING,
     G_NO_PERMISSION,
     G_INIT_ERROR,
+    G_RECOVERIES,
     G_KEYS
 };
 
 static const char *const GLOBAL_KEYS[G_KEYS] = {
-    "devices",       "tick_seconds",   "noise",         "time_scale", "seed", "writable_by",
-    "creator_uid",   "rounding_watts", "no_permission", "init_error"};
+    "devices",     "tick_seconds",   "noise",         "time_scale", "seed", "writable_by",
+    "creator_uid", "rounding_watts", "no_permission", "init_error",
+    "recoveries"};
 
 static int get_global(const SimState *state, int key, double *value) {
     switch (key) {
@@ -108,6 +110,7 @@ static int get_global(const SimState *state, int key, double *value) {
     case G_ROUNDING: *value = 1e-3 * state->rounding_mw; break;
     case G_NO_PERMISSION: *value = state->no_permission; break;
     case G_INIT_ERROR: *value = state->init_error; break;
+    case G_RECOVERIES: *value = state->recoveries; break;
     default: return ENOENT;
     }
     return 0;
@@ -272,7 +275,7 @@ static int set_device(SimCall *call, int key, double value) {
         if (value == 0)
             faults->hang_until = 0;
         else
-            faults->hang_until = value >= NVML_FOREVER_SECONDS ? SIM_FOREVER : device->time + value;
+            faults->hang_until = value >= FOREVER_SECONDS ? SIM_FOREVER : device->time + value;
         break;
     case D_COUNTER_RESET:
         device->counter_zero_joules = device->tick_joules = device->energy_joules;

@@ -119,7 +119,7 @@ void sim_advance(SimMap *map, SimDevice *device, double now) {
 }
 
 double sim_predict_end(const SimMap *map, SimDevice *device, const SimItem *item) {
-    double end = device->time;
+    double end = device->time + 1e-6; /* rounding must not wake the waiter just before it */
     for (int i = 0; i < SIM_MAX_ITEMS; i++) {
         const SimItem *other = &device->items[i];
         if (other->status != SIM_QUEUED || other->ticket > item->ticket) continue;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -21,8 +22,10 @@ double sim_now(void) {
 
 void sim_lock(SimMap *map) {
     /* The holder died: its change was never committed, so the state is whole. */
-    if (pthread_mutex_lock(&map->state->mutex) == EOWNERDEAD)
+    if (pthread_mutex_lock(&map->state->mutex) == EOWNERDEAD) {
         pthread_mutex_consistent(&map->state->mutex);
+        map->state->recoveries++;
+    }
 }
 
 void sim_unlock(SimMap *map) { pthread_mutex_unlock(&map->state->mutex); }
@@ -56,9 +59,13 @@ void sim_wait_change(SimMap *map, uint32_t seen, double deadline) {
         until.tv_nsec = (long)((deadline - floor(deadline)) * 1e9);
         timeout = &until;
     }
+    /* Threads wake up to 50 microseconds late by default, much of a short step. */
+    int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
     /* FUTEX_WAIT_BITSET takes an absolute time of CLOCK_MONOTONIC. */
     syscall(SYS_futex, &map->state->change, FUTEX_WAIT_BITSET, seen, timeout, NULL,
             FUTEX_BITSET_MATCH_ANY);
+    if (slack > 0) prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
 }
 
 /* ---- creation --------------------------------------------------------------------------- */
@@ -158,14 +165,19 @@ static SimMap *opened;
 static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
+/* The same file under a description of its own, to hold locks with. */
+static int open_again(int fd) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    return open(link, O_RDWR | O_CLOEXEC);
+}
+
 /* After fork the child must not keep the parent's lock file open: the parent would look alive
  * for as long as the child lives. */
 static void after_fork(void) {
     pthread_mutex_init(&opened_lock, NULL);
     for (SimMap *map = opened; map != NULL; map = map->next) {
-        char link[64];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", map->fd);
-        int fresh = open(link, O_RDWR | O_CLOEXEC);
+        int fresh = open_again(map->fd);
         close(map->fd);
         map->fd = fresh;
         map->client = -1;
@@ -174,7 +186,7 @@ static void after_fork(void) {
 
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork); }
 
-static SimMap *map_file(const char *path, int fd, const struct stat *status) {
+static SimMap *map_file(int fd, const struct stat *status) {
     if (status->st_size != (off_t)sizeof(SimState)) {
         errno = EPROTO;
         return NULL;
@@ -182,21 +194,22 @@ static SimMap *map_file(const char *path, int fd, const struct stat *status) {
     SimState *state = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (state == MAP_FAILED) return NULL;
     SimMap *map = calloc(1, sizeof *map);
-    char *name = strdup(path);
-    if (map == NULL || name == NULL || state->magic != SIM_MAGIC ||
-        state->layout != SIM_LAYOUT || state->size != sizeof *state) {
-        errno = map == NULL || name == NULL ? ENOMEM : EPROTO;
+    /* A mapping keeps the description that it was made with open, in forked children too; the
+     * lock that shows that we live must go when we do. */
+    int locks = open_again(fd);
+    if (map == NULL || locks < 0 || state->magic != SIM_MAGIC || state->layout != SIM_LAYOUT ||
+        state->size != sizeof *state) {
+        errno = map == NULL ? ENOMEM : locks < 0 ? errno : EPROTO;
         free(map);
-        free(name);
+        if (locks >= 0) close(locks);
         munmap(state, sizeof *state);
         return NULL;
     }
     map->state = state;
-    map->fd = fd;
+    map->fd = locks;
     map->client = -1;
     map->device = status->st_dev;
     map->inode = status->st_ino;
-    map->path = name;
     return map;
 }
 
@@ -212,11 +225,10 @@ SimMap *sim_open(const char *path) {
         for (map = opened; map != NULL; map = map->next)
             if (map->device == status.st_dev && map->inode == status.st_ino) break;
         if (map == NULL) {
-            map = map_file(path, fd, &status);
+            map = map_file(fd, &status);
             if (map == NULL) {
                 error = errno;
             } else {
-                fd = -1; /* the map owns it now */
                 map->next = opened;
                 opened = map;
             }

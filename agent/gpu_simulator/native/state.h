@@ -108,7 +108,8 @@ typedef struct {
     uint32_t writable_by;
     uint32_t no_permission;
     uint32_t init_error;   /* nvmlReturn_t of nvmlInit; 0: none */
-    uint32_t rounding_mw;
+    uint32_t rounding_mw;  /* a limit that is set is rounded down to a multiple of this */
+    uint32_t recoveries;   /* times the lock was taken over from a client that died with it */
     uint64_t seed;
     double tick_seconds;
     double noise;
@@ -120,12 +121,11 @@ typedef struct {
 /* A state as one process has it open. */
 typedef struct SimMap {
     SimState *state;
-    int fd;
+    int fd;     /* of locks only */
     int client; /* our slot in `clients`, or -1 */
     uint32_t generation;
     dev_t device;
     ino_t inode;
-    char *path;
     struct SimMap *next;
 } SimMap;
 

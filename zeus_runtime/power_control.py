@@ -11,18 +11,18 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Protocol, Tuple
 
-from zeus_runtime.agent_background import AgentStatus, BackgroundAgent
+from zeus_runtime.agent_background import AgentStatus
 from zeus_runtime.gpu import GpuFacts
-from zeus_runtime.ledger import Ledger
-from zeus_runtime.meter import EnergyMeter, Mark
+from zeus_runtime.ledger import Ledger, Moment
 from zeus_runtime.notices import Notices
 from zeus_runtime.power_profile import PowerProfile, candidate_limits
 from zeus_runtime.protocol import ErrorCode, Lease, PowerProfilePoint
 from zeus_runtime.trial import NEVER, WARM_UP_STEPS, Span, Trial, TrialRules
 
 LONGEST_CHECK_STEPS = 1024
+VAIN_TRIALS = 5
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,50 @@ class PowerWishes:
     known: Tuple[PowerProfilePoint, ...] = ()
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What is known of a run's steps.
+
+    Args:
+        per_epoch: None: not known.
+        partial_last: the last batch of an epoch is smaller.
+        synchronize: waits until the GPU has done what was asked of it.
+    """
+
+    per_epoch: Optional[int] = None
+    partial_last: bool = False
+    synchronize: Optional[Callable[[], None]] = None
+
+
+class LimitHolder(Protocol):
+    """What is needed of the agent (`agent_background.BackgroundAgent`)."""
+
+    @property
+    def status(self) -> AgentStatus:
+        """What is known now."""
+
+    def want_power_limit(self, uuid: str, watts: float) -> None:
+        """Ask for a limit; returns at once."""
+
+    def release(self, uuid: str) -> None:
+        """Ask for the former limit; returns at once."""
+
+
+class EnergySource(Protocol):
+    """What is needed of the meter (`meter.EnergyMeter`)."""
+
+    @property
+    def period_seconds(self) -> Optional[float]:
+        """Distance of the moments at which energy is known; None: not learned yet."""
+
+    @property
+    def problem(self) -> str:
+        """Why energy is unknown now; "" if it is known."""
+
+    def mark(self, time_seconds: Optional[float] = None) -> Moment:
+        """Return a mark at this moment or one just past."""
+
+
 class _State(enum.Enum):
     WARM_UP = "warm-up"
     ASKING = "asking"  # a candidate was asked for and is not applied yet
@@ -55,23 +99,18 @@ class PowerControl:
     Args:
         facts: the GPU; its limits must be known.
         agent: applies limits.
-        steps_per_epoch: None: not known.
-        partial_last_step: the last batch of an epoch is smaller.
-        synchronize: waits until the GPU has done what was asked of it.
     """
 
     def __init__(
         self,
         facts: GpuFacts,
         wishes: PowerWishes,
-        agent: BackgroundAgent,
-        meter: EnergyMeter,
+        agent: LimitHolder,
+        meter: EnergySource,
         ledger: Ledger,
         notices: Notices,
+        steps: Steps,
         *,
-        steps_per_epoch: Optional[int] = None,
-        partial_last_step: bool = False,
-        synchronize: Optional[Callable[[], None]] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert facts.min_limit_watts is not None
@@ -79,9 +118,7 @@ class PowerControl:
         self._uuid = facts.uuid
         self._agent, self._meter, self._ledger = agent, meter, ledger
         self._notices, self._clock = notices, clock
-        self._synchronize = synchronize
-        self._steps_per_epoch = steps_per_epoch
-        self._partial_last_step = partial_last_step
+        self._steps = steps
         candidates = candidate_limits(
             facts.min_limit_watts,
             facts.max_limit_watts,
@@ -94,7 +131,8 @@ class PowerControl:
         )
         self._state = _State.WARM_UP
         self._trial: Optional[Trial] = None
-        self._marks: Tuple[Optional[Mark], Optional[Mark]] = (None, None)
+        self._rules = TrialRules()
+        self._marks: Tuple[Optional[Moment], Optional[Moment]] = (None, None)
         self._span: Optional[Span] = None
         self._lease: Optional[Lease] = None
         self._losses = 0
@@ -102,6 +140,7 @@ class PowerControl:
         self._epoch_start_steps = 0
         self._whole_cycles = False
         self._patience = 1
+        self._vain = 0
         self.wake_at = WARM_UP_STEPS
         if self._profile.candidate is None:
             self._hold()
@@ -119,9 +158,19 @@ class PowerControl:
     @property
     def held_watts(self) -> Optional[float]:
         """The limit held for the rest of the run; None: none (yet, or not now)."""
-        if self._state is not _State.HOLDING or self._lease is None:
+        if self._state is not _State.HOLDING or not self._holds_best:
             return None
+        assert self._lease is not None
         return self._lease.applied_watts
+
+    @property
+    def _holds_best(self) -> bool:
+        best = self._profile.best
+        return (
+            best is not None
+            and self._lease is not None
+            and self._lease.requested_watts == best.power_limit_watts
+        )
 
     @property
     def best(self) -> Optional[PowerProfilePoint]:
@@ -135,8 +184,8 @@ class PowerControl:
 
     def on_step(self, steps: int) -> None:
         """A step ended and `steps >= wake_at`."""
-        if self._state is _State.TRIAL and self._synchronize is not None:
-            self._synchronize()
+        if self._state is _State.TRIAL and self._steps.synchronize is not None:
+            self._steps.synchronize()
         self._advance(steps, lambda trial, now: trial.on_step(now, steps))
 
     def on_epoch_begin(self, now_seconds: float, steps: int) -> None:
@@ -173,7 +222,7 @@ class PowerControl:
         elif self._state is _State.TRIAL and self._trial is not None:
             self.wake_at = self._trial.wake_at
         elif self._state is _State.OFF or (
-            self._state is _State.HOLDING and self._lease is not None
+            self._state is _State.HOLDING and self._holds_best
         ):
             self.wake_at = NEVER  # what happens to a lease is seen at the next epoch
         else:
@@ -230,7 +279,7 @@ class PowerControl:
             if problem is not None and problem.code in _FINAL:
                 self._state = _State.OFF
             return
-        if self._profile.knows(lease.applied_watts):
+        if self._profile.clamped(candidate, lease.applied_watts):
             self._profile.skip()  # clamped to one that was measured already
             self._ask_next()
             return
@@ -240,8 +289,9 @@ class PowerControl:
                 self._state = _State.OFF  # without a meter nothing can be compared
                 self._agent.release(self._uuid)
             return  # the counter's period is still being learned
+        self._rules = TrialRules.for_period(period, self._steps.per_epoch, self._steps.partial_last)
         self._trial = Trial(
-            TrialRules.for_period(period, self._steps_per_epoch, self._partial_last_step),
+            self._rules,
             now,
             steps,
             whole_cycles=self._whole_cycles,
@@ -270,14 +320,24 @@ class PowerControl:
         span, lease = self._span, self._lease
         self._span, self._trial = None, None
         if start.energy is None or end.energy is None or span is None or lease is None:
-            self._state = _State.ASKING  # measured in vain: once more
+            self._again()
             return
         seconds = span.end_seconds - span.start_seconds
         joules = end.energy.joules - start.energy.joules
-        error = start.energy.error_joules + end.energy.error_joules
         point = PowerProfilePoint(lease.applied_watts, joules / seconds, seconds / span.steps)
-        self._profile.measured(point, error / joules if joules > 0.0 else 0.0)
+        self._profile.measured(point, span.steps, self._rules.certainty(span))
         self._ask_next()
+
+    def _again(self) -> None:
+        """Measured in vain (the GPU did not answer): once more, but not for ever."""
+        self._vain += 1
+        self._state = _State.ASKING
+        if self._vain >= VAIN_TRIALS:
+            self._notices.warn(
+                "profile", "power limits can't be compared: the GPU's energy counter can't be read"
+            )
+            self._state = _State.OFF
+            self._agent.release(self._uuid)
 
     def _hold(self) -> None:
         best = self._profile.best

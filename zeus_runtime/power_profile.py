@@ -2,12 +2,15 @@
 
 From the highest limit down, since every lower one is slower: the cost per step
 `(eta * power + (1 - eta) * max_power) * seconds` (NSDI'23, equation 7) falls and
-then rises again, so that measuring can end once it clearly rises.
+then rises again, so that measuring can end once it clearly rises.  One quick look at
+each limit comes first; those that turn out close to the best are then looked at until
+the noise of single steps is averaged out.
 """
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+import math
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import PowerProfilePoint
@@ -16,6 +19,8 @@ STEP_WATTS = 25.0
 SAME_WATTS = 1.0  # limits closer than this are one
 CLEAR_RISE = 0.03
 RISES_TO_STOP = 2
+NEAR_BEST = 0.03  # limits that cost so little more than the best are measured until sure
+STEP_NOISE = 0.02  # what the time or energy of one step may vary by, relative
 
 
 def candidate_limits(
@@ -68,6 +73,7 @@ class PowerProfile:
         self._eta = eta
         self._max_power_watts = max_power_watts
         self._points: List[PowerProfilePoint] = []
+        self._certainty: Dict[float, float] = {}  # by limit; 1 is enough
         self._todo = list(candidates)
         for point in known:
             self._keep(point)
@@ -79,7 +85,7 @@ class PowerProfile:
     @property
     def candidate(self) -> Optional[float]:
         """The limit to measure next; None: the profile is complete."""
-        return self._todo[0] if self._todo else None
+        return self._todo[0] if self._todo else self._unsure()
 
     @property
     def points(self) -> Tuple[PowerProfilePoint, ...]:
@@ -91,23 +97,65 @@ class PowerProfile:
         """The point of least cost per step; None before the first."""
         if not self._points:
             return None
-        return min(
-            self._points, key=lambda p: step_cost_joules(p, self._eta, self._max_power_watts)
-        )
+        return min(self._points, key=self._cost)
 
-    def measured(self, point: PowerProfilePoint, relative_error: float = 0.0) -> None:
-        """Take the measurement of `candidate`; `point` names the limit really applied."""
-        self._todo.pop(0)
-        self._keep(point)
-        self._stop_if_rising(relative_error)
+    def measured(
+        self, point: PowerProfilePoint, steps: int = 1 << 20, certainty: float = 1.0
+    ) -> None:
+        """Take the measurement of `candidate`.
+
+        Args:
+            point: names the limit really applied.
+            steps: steps measured, for how much the noise of single steps may matter.
+            certainty: share of what would be enough to compare close limits, up to 1.
+        """
+        if self._todo:
+            self._todo.pop(0)
+        self._keep(self._merged(point, certainty))
+        self._stop_if_rising(STEP_NOISE / math.sqrt(max(steps, 1)))
 
     def skip(self) -> None:
-        """Leave `candidate` out: it could not be applied, or is one measured already."""
-        self._todo.pop(0)
+        """Leave `candidate` out: what was applied in its place is measured already."""
+        if self._todo:
+            self._todo.pop(0)
 
-    def knows(self, limit_watts: float) -> bool:
-        """Whether a point of that limit is there."""
-        return any(abs(p.power_limit_watts - limit_watts) <= SAME_WATTS for p in self._points)
+    def clamped(self, candidate: float, applied_watts: float) -> bool:
+        """Whether another limit than `candidate` was applied, one that is measured already."""
+        return abs(candidate - applied_watts) > SAME_WATTS and any(
+            abs(p.power_limit_watts - applied_watts) <= SAME_WATTS for p in self._points
+        )
+
+    def _unsure(self) -> Optional[float]:
+        """The limit near the best that is known least well; None: all are known well enough."""
+        best = self.best
+        if best is None:
+            return None
+        near = self._cost(best) * (1.0 + NEAR_BEST)
+        unsure = [
+            (self._certainty.get(p.power_limit_watts, 1.0), -p.power_limit_watts)
+            for p in self._points
+            if self._cost(p) <= near
+        ]
+        certainty, limit = min(unsure)
+        return -limit if certainty < 1.0 else None
+
+    def _merged(self, point: PowerProfilePoint, certainty: float) -> PowerProfilePoint:
+        """Average with what was measured at that limit before, weighed by certainty."""
+        limit = point.power_limit_watts
+        for old in self._points:
+            if abs(old.power_limit_watts - limit) <= SAME_WATTS:
+                before = self._certainty.pop(old.power_limit_watts, 1.0)
+                share = certainty / (before + certainty)
+                energy = (1.0 - share) * old.average_power_watts * old.seconds_per_step
+                energy += share * point.average_power_watts * point.seconds_per_step
+                seconds = (1.0 - share) * old.seconds_per_step + share * point.seconds_per_step
+                self._certainty[limit] = before + certainty
+                return PowerProfilePoint(limit, energy / seconds, seconds)
+        self._certainty[limit] = certainty
+        return point
+
+    def _cost(self, point: PowerProfilePoint) -> float:
+        return step_cost_joules(point, self._eta, self._max_power_watts)
 
     def _keep(self, point: PowerProfilePoint) -> None:
         self._points = [
@@ -125,9 +173,8 @@ class PowerProfile:
             return
         if self._todo[0] > self._points[-1].power_limit_watts:
             return  # a gap above the lowest point is left: its cost is not known to rise
-        costs = [step_cost_joules(p, self._eta, self._max_power_watts) for p in self._points]
-        least = step_cost_joules(best, self._eta, self._max_power_watts)
-        clear = least * (1.0 + max(CLEAR_RISE, 3.0 * relative_error))
+        costs = [self._cost(p) for p in self._points]
+        clear = self._cost(best) * (1.0 + max(CLEAR_RISE, 3.0 * relative_error))
         tail = costs[-RISES_TO_STOP:]
         if min(tail) > clear and tail == sorted(tail):
             self._todo = []

@@ -25,16 +25,19 @@ from zeus_runtime import hooks
 from zeus_runtime.accounting import Accounting
 from zeus_runtime.agent_link import connect_agent
 from zeus_runtime.gpu import Gpu, GpuFacts, open_gpu
+from zeus_runtime.judge import Judge, why_not_applied
 from zeus_runtime.meter import EnergyMeter
 from zeus_runtime.notices import Notices, say
-from zeus_runtime.power_control import PowerControl, PowerWishes
+from zeus_runtime.power_control import PowerControl, Steps
+from zeus_runtime.power_setup import make_power_control
 from zeus_runtime.progress import MetricRecord
-from zeus_runtime.protocol import Decision, MetricMode, Outcome, Result
+from zeus_runtime.protocol import Decision, MetricMode, Result
 from zeus_runtime.result_file import ResultFile
 from zeus_runtime.settings import RunSettings
 from zeus_runtime.simulated import SimulatedWork
 from zeus_runtime.stop import Ending, StopTraining, is_out_of_memory
-from zeus_runtime.stopping import CostSoFar, exceeds_threshold
+from zeus_runtime.stopping import CostSoFar
+from zeus_runtime.summary import summary
 from zeus_runtime.trial import NEVER
 
 EVALUATION_SHARE = 1.0 / 3.0  # of a training step's work: forward without backward
@@ -100,7 +103,7 @@ class TrainingRun:
         self._clock = clock
         mode = MetricMode.MAX if decision is None else MetricMode(decision.metric_mode)
         self._metric = MetricRecord(mode, None if decision is None else decision.target)
-        self._not_applied = self._check_batch_size()
+        self._judge = Judge(decision, self.max_epochs, self._check_applied(batch_size))
         self._file = ResultFile(self.settings.result_path, self.settings.result_bytes, self.notices)
         self._meter = EnergyMeter(lambda: open_device(environ, gpu_uuid), clock=clock)
         self._accounting = Accounting(self._meter)
@@ -145,7 +148,9 @@ class TrainingRun:
     def should_stop(self) -> bool:
         """Whether no further epoch should begin.  For between epochs."""
         if self._ending is None:
-            self._ending = self._judge()
+            self._ending = self._judge.between_epochs(
+                self._metric, self.epochs, self._cost_so_far()
+            )
         return self._ending is not None
 
     # ---- the training loop ----------------------------------------------------------
@@ -219,8 +224,8 @@ class TrainingRun:
         self._metric.report(self.epochs + int(self._in_epoch), float(value))
         if self._metric.diverged:
             self.notices.warn("diverged", f"the metric is {value}: the run has diverged")
-        if not self._in_epoch and self._ending is None:
-            self._ending = self._judge(at_report=True)
+        if self._ending is None:
+            self._ending = self._judge.at_report(self._metric)
         self._publish()
 
     def finish(self) -> None:
@@ -228,6 +233,8 @@ class TrainingRun:
         if self._finished:
             return
         self._finished = True
+        if self.decision is not None and not self._metric.reports and self.epochs:
+            self.notices.warn("telemetry", "report_metric was never called")
         self.wake_at = NEVER
         self.finish_work()
         self._accounting.finish()
@@ -237,7 +244,7 @@ class TrainingRun:
         self._meter.close()
         self._file.close()
         if self.decision is None and self._accounting.first is not None:
-            say(_summary(result, self._accounting.problem))
+            say(summary(result, self._accounting.problem))
 
     def raise_if_stopped(self) -> None:
         """Raise `StopTraining` if the run ended without what was asked for.
@@ -286,40 +293,15 @@ class TrainingRun:
             )
             return
         self._work = self._gpu.work
-        facts, decision = self._gpu.facts, self.decision
-        if decision is not None and not decision.optimize_power:
-            return
-        if facts.min_limit_watts is None or facts.max_limit_watts is None:
-            self.notices.warn("limits", f"{facts.model} has no power limit that can be set")
-            return
-        if self._agent is None:
-            self.notices.warn(
-                "agent", "no agent was found: training goes on at the power limit that there is"
-            )
-            return
-        wishes = PowerWishes(eta=self._eta)
-        if decision is not None:
-            same = (decision.profile_gpu_model, decision.profile_driver) == (
-                facts.model,
-                facts.driver,
-            )
-            wishes = PowerWishes(
-                self._eta,
-                decision.power_min_percent,
-                decision.power_max_percent,
-                decision.power_profile if same else (),
-            )
-        self._control = PowerControl(
-            facts,
-            wishes,
+        self._control = make_power_control(
+            self._gpu.facts,
+            self.decision,
+            self._eta,
             self._agent,
             self._meter,
             self._accounting.ledger,
             self.notices,
-            steps_per_epoch=self._steps_per_epoch,
-            partial_last_step=self._partial_last_step,
-            synchronize=self._synchronize,
-            clock=self._clock,
+            Steps(self._steps_per_epoch, self._partial_last_step, self._synchronize),
         )
 
     def _wake(self) -> None:
@@ -335,71 +317,23 @@ class TrainingRun:
                 "training goes on without it",
             )
 
-    def _check_batch_size(self) -> str:
-        """Return why the decision does not hold for this run; "" if it does."""
-        if self.settings.decision_error:
-            sentence = f"the decision can't be used: {self.settings.decision_error}"
-            self.notices.warn("decision", f"{sentence}. Training goes on without it")
-            return sentence
-        decision = self.decision
-        if decision is None or self._batch_size == decision.batch_size:
-            return ""
-        trained = "one that can't be told" if self._batch_size is None else str(self._batch_size)
-        sentence = (
-            f"decided was a batch size of {decision.batch_size}, but this script trains with "
-            f"{trained}: pass batch_size=zeus_runtime.batch_size(default) to the training "
-            "loader, or $(ZEUS_BATCH_SIZE) to the script's argument"
-        )
-        self.notices.error("decision", f"{sentence}. Nothing is learned from this run")
-        return sentence
+    def _check_applied(self, batch_size: Optional[int]) -> bool:
+        """Say once if what trains is not what was decided; return whether it is."""
+        problem = why_not_applied(self.decision, self.settings.decision_error, batch_size)
+        if problem:
+            self.notices.error("decision", f"{problem}. Nothing is learned from this run")
+        return not problem
 
-    def _judge(self, *, at_report: bool = False) -> Optional[Ending]:
-        """Whether and why no further epoch should begin."""
-        decision, metric = self.decision, self._metric
-        if decision is not None and metric.diverged:
-            return Ending(Outcome.DIVERGED, "the metric is not finite", stops_script=True)
-        if metric.reached:
-            return Ending(Outcome.REACHED, "the metric reached its target", stops_script=False)
-        if self.epochs >= self.max_epochs and not at_report:
-            if decision is None:
-                return Ending(None, "all epochs are done", stops_script=False)
-            if metric.reports == 0:
-                reason = "all epochs are done and report_metric was never called"
-                self.notices.warn("telemetry", reason)
-                return Ending(Outcome.NO_TELEMETRY, reason, stops_script=False)
-            reason = f"the target {decision.target:g} was not reached in {self.epochs} epochs"
-            return Ending(Outcome.MAX_EPOCHS, reason, stops_script=True)
-        if decision is None or self._not_applied or at_report:
+    def _cost_so_far(self) -> Optional[CostSoFar]:
+        """Return the cost after the last epoch; None: not known, or nobody asks for it."""
+        decision, gpu = self.decision, self.gpu
+        if decision is None or decision.cost_threshold_joules is None or self.epochs < 1:
             return None
-        return self._judge_cost(decision)
-
-    def _judge_cost(self, decision: Decision) -> Optional[Ending]:
-        threshold = decision.cost_threshold_joules
-        if threshold is None or self.epochs < 1:
-            return None
-        gpu = self.gpu
         total = self._accounting.cost(self._eta, gpu)
         if total is None:
             self.notices.warn("threshold", "energy is unknown: the cost threshold is not applied")
             return None
-        epoch = self._accounting.epoch_cost(self._eta, gpu)
-        so_far = CostSoFar(self.epochs, total, epoch)
-        if not exceeds_threshold(so_far, threshold):
-            return None
-        reason = (
-            f"after {self.epochs} epochs at {total:.4g} J another one of "
-            f"{so_far.next_epoch_joules:.4g} J would exceed the threshold of {threshold:.4g} J"
-        )
-        return Ending(Outcome.COST_EXCEEDED, reason, stops_script=True)
-
-    def _outcome(self) -> Optional[Outcome]:
-        if self._not_applied:
-            return Outcome.DECISION_NOT_APPLIED
-        if self.decision is None:
-            return None
-        if self._out_of_memory:
-            return Outcome.OUT_OF_MEMORY
-        return None if self._ending is None else self._ending.outcome
+        return CostSoFar(self.epochs, total, self._accounting.epoch_cost(self._eta, gpu))
 
     def _publish(self) -> Result:
         self._accounting.refresh(self._control)
@@ -412,7 +346,7 @@ class TrainingRun:
     def _result(self) -> Result:
         self._sequence += 1
         gpu, use = self.gpu, self._accounting.use
-        outcome = self._outcome()
+        outcome = self._judge.outcome(self._ending, out_of_memory=self._out_of_memory)
         return Result(
             job=self.settings.job,
             recurrence=self.settings.recurrence,
@@ -445,20 +379,3 @@ def _refuse_several_processes(environ: Mapping[str, str]) -> None:
             f"WORLD_SIZE={size}: this release measures one process with one GPU; data parallel "
             "training with several processes is not supported yet"
         )
-
-
-def _summary(result: Result, problem: str) -> str:
-    """Return the line that ends a run outside a ZeusJob."""
-    parts = [f"{result.epochs} epochs in {result.time_seconds:.1f} s"]
-    if result.energy_joules is not None:
-        parts.append(f"{result.energy_joules:.0f} J on {result.gpu_model}")
-    else:
-        parts.append(f"energy unknown ({problem or 'not measured'})")
-    if result.power_limit_watts is not None:
-        parts.append(
-            f"power limit {result.power_limit_watts:g} W, "
-            f"chosen among {len(result.power_profile)} measured"
-        )
-    elif result.power_profile:
-        parts.append(f"{len(result.power_profile)} power limits measured, none chosen yet")
-    return ", ".join(parts)

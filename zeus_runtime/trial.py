@@ -15,6 +15,18 @@ from typing import Optional
 
 NEVER = 1 << 62
 WARM_UP_STEPS = 3
+SURE_STEPS = 20
+SURE_PERIODS = 40.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A measured stretch: whole steps between two moments."""
+
+    start_seconds: float
+    end_seconds: float
+    steps: int
+    whole_cycles: bool
 
 
 @dataclass(frozen=True)
@@ -51,22 +63,17 @@ class TrialRules:
             partial_last_step=partial_last_step,
         )
 
+    def certainty(self, span: Span) -> float:
+        """Share of a measurement that tells close limits apart, up to 1."""
+        length = (span.end_seconds - span.start_seconds) / (self.measure_seconds / 5.0)
+        return min(1.0, max(span.steps / SURE_STEPS, length / SURE_PERIODS))
+
     @property
     def usable_steps(self) -> Optional[int]:
         """Steps of an epoch that are alike."""
         if self.steps_per_epoch is None:
             return None
         return self.steps_per_epoch - int(self.partial_last_step)
-
-
-@dataclass(frozen=True)
-class Span:
-    """A measured stretch: whole steps between two moments."""
-
-    start_seconds: float
-    end_seconds: float
-    steps: int
-    whole_cycles: bool
 
 
 class Trial:
@@ -145,7 +152,9 @@ class Trial:
             self.wake_at = steps + self._rules.settle_steps
             return
         if self._start is None:
-            self._start, self._start_steps = now_seconds, steps
+            # The ticks at both ends of the span should see no other limit.
+            if now_seconds - self._applied[0] >= self._rules.settle_seconds:
+                self._start, self._start_steps = now_seconds, steps
             return
         taken = steps - self._start_steps
         if now_seconds - self._start >= self._rules.measure_seconds and taken > 0:
@@ -154,14 +163,14 @@ class Trial:
     def _settle(self, now: float, steps: int) -> None:
         applied_at, applied_steps = self._applied
         done = steps - applied_steps
-        if now - applied_at < self._rules.settle_seconds or done < self._rules.settle_steps:
-            self.wake_at = steps + 1
+        missing_seconds = self._rules.settle_seconds - (now - applied_at)
+        if missing_seconds > 0.0 or done < self._rules.settle_steps:
+            per_step = (now - applied_at) / done if done > 0 else 0.0
+            missing = math.ceil(missing_seconds / per_step) if per_step > 0.0 else 1
+            self.wake_at = self._last_usable(steps, steps + max(missing, 1))
             return
         self._start, self._start_steps = now, steps
-        self.wake_at = self._last_usable(steps + self._rules.measure_steps)
-        if self.wake_at <= steps:
-            self._start = None  # too little of this epoch is left: settle again in the next
-            self.wake_at = NEVER
+        self.wake_at = self._last_usable(steps, steps + self._rules.measure_steps)
 
     def _measure(self, now: float, steps: int) -> None:
         assert self._start is not None
@@ -181,11 +190,12 @@ class Trial:
         missing_seconds = max(self._rules.measure_seconds - elapsed, 0.0)
         missing = math.ceil(missing_seconds / per_step) if per_step > 0.0 else 1
         missing = max(missing, self._rules.measure_steps - taken, 1)
-        self.wake_at = self._last_usable(steps + missing)
+        self.wake_at = self._last_usable(steps, steps + missing)
 
-    def _last_usable(self, wake_at: int) -> int:
+    def _last_usable(self, steps: int, wake_at: int) -> int:
+        """Return `wake_at`, or the last like step of the epoch if that comes before."""
         end = self._end_of_epoch()
-        return wake_at if end is None else min(wake_at, end)
+        return wake_at if end is None or end <= steps else min(wake_at, end)
 
     def _end_of_epoch(self) -> Optional[int]:
         usable = self._rules.usable_steps

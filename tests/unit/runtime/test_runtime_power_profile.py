@@ -1,0 +1,177 @@
+"""Power limits are measured from the top down and the cheapest one is held."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.virtual_training import GPUS, ModelledGpu, VirtualTraining
+from zeus_runtime.power_profile import PowerProfile, candidate_limits, step_cost_joules
+from zeus_runtime.protocol import PowerProfilePoint
+
+V100 = GPUS[0]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "percent", "expected"),
+    [
+        ((100.0, 250.0, 250.0), (0.0, 100.0), (250, 225, 200, 175, 150, 125, 100)),
+        ((60.0, 70.0, 70.0), (0.0, 100.0), (70, 60)),
+        ((100.0, 300.0, 300.0), (50.0, 100.0), (300, 275, 250, 225, 200, 175, 150)),
+        ((100.0, 390.0, 350.0), (0.0, 40.0), (140, 115, 100)),
+        ((300.0, 390.0, 350.0), (40.0, 200.0), (390, 365, 340, 315, 300)),
+        ((200.0, 200.0, 200.0), (0.0, 100.0), (200,)),
+        ((100.0, 250.0, 250.0), (90.0, 80.0), (225,)),
+    ],
+)  # fmt: skip
+def test_candidates_go_down_in_steps_and_hold_both_ends(
+    bounds: tuple[float, float, float],
+    percent: tuple[float, float],
+    expected: tuple[float, ...],
+) -> None:
+    assert candidate_limits(*bounds, *percent) == pytest.approx(expected)
+
+
+def point(limit: float, watts: float, seconds: float = 1.0) -> PowerProfilePoint:
+    return PowerProfilePoint(limit, watts, seconds)
+
+
+def test_the_cost_counts_watts_with_watts() -> None:
+    assert step_cost_joules(point(200.0, 180.0, 0.5), 0.5, 250.0) == pytest.approx(107.5)
+    assert step_cost_joules(point(200.0, 180.0, 0.5), 1.0, 250.0) == pytest.approx(90.0)
+    assert step_cost_joules(point(200.0, 180.0, 0.5), 0.0, 250.0) == pytest.approx(125.0)
+
+
+def test_measuring_ends_once_the_cost_clearly_rises_twice() -> None:
+    profile = PowerProfile((250.0, 225.0, 200.0, 175.0, 150.0), 0.5, 250.0)
+    profile.measured(point(250.0, 240.0, 1.0))
+    profile.measured(point(225.0, 220.0, 1.10))
+    assert profile.candidate == 200.0
+    profile.measured(point(200.0, 200.0, 1.25))
+    assert profile.candidate is None
+    assert profile.best is not None
+    assert profile.best.power_limit_watts == 250.0
+
+
+def test_a_rise_within_the_error_bars_does_not_end_measuring() -> None:
+    profile = PowerProfile((250.0, 225.0, 200.0, 175.0), 0.5, 250.0)
+    for limit, seconds in ((250.0, 1.0), (225.0, 1.04), (200.0, 1.05)):
+        profile.measured(point(limit, 220.0, seconds), steps=1)
+    assert profile.candidate == 175.0
+
+
+def test_a_handed_profile_leaves_nothing_to_measure() -> None:
+    known = tuple(point(limit, limit - 10.0, 1.0) for limit in (250.0, 225.0, 200.0))
+    profile = PowerProfile((250.0, 225.0, 200.0), 0.5, 250.0, known=known)
+    assert profile.candidate is None
+    assert profile.best is not None
+    assert profile.best.power_limit_watts == 200.0
+
+
+def test_half_a_handed_profile_is_gone_on_with() -> None:
+    known = (point(250.0, 240.0), point(225.0, 220.0))
+    profile = PowerProfile((250.0, 225.0, 200.0, 175.0), 0.5, 250.0, known=known)
+    assert profile.candidate == 200.0
+
+
+def check_optimum(run: VirtualTraining) -> None:
+    """The limit held costs at most 1 % more than the model's optimum."""
+    gpu, held = run.gpu, run.control.held_watts
+    assert held is not None
+    best = gpu.best_limit(run.eta)
+    assert gpu.step_cost(held, run.eta) <= 1.01 * gpu.step_cost(best, run.eta)
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize("tick_seconds", [0.02, 0.1])
+@pytest.mark.parametrize("steps_per_epoch", [5, 60, 5000])
+@pytest.mark.parametrize("step_seconds", [0.004, 0.2])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_the_limit_held_is_the_optimum(
+    gpu: ModelledGpu,
+    tick_seconds: float,
+    steps_per_epoch: int,
+    step_seconds: float,
+    noise: float,
+) -> None:
+    run = VirtualTraining(
+        gpu,
+        step_seconds=step_seconds,
+        steps_per_epoch=steps_per_epoch,
+        tick_seconds=tick_seconds,
+        noise=noise,
+        seed=7,
+    )
+    run.train_until_held()
+    check_optimum(run)
+    if not noise:
+        assert abs(run.control.held_watts - gpu.best_limit(0.5)) <= 25.0 + 1e-6
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0])
+def test_the_preference_moves_the_optimum(eta: float) -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=300, eta=eta)
+    run.train_until_held()
+    check_optimum(run)
+
+
+def test_epochs_shorter_than_a_tick_are_measured_with_what_follows_them() -> None:
+    run = VirtualTraining(
+        V100, step_seconds=0.003, steps_per_epoch=5, between_seconds=0.01, tick_seconds=0.1
+    )
+    run.train_until_held()
+    assert run.control.points_cover_whole_cycles
+    for measured in run.control.points:
+        per_step = run.gpu.seconds(0.003, measured.power_limit_watts) + 0.01 / 5
+        assert measured.seconds_per_step == pytest.approx(per_step, rel=0.02)
+
+
+def test_long_epochs_are_profiled_within_the_first() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=5000, between_seconds=5.0)
+    run.train(1)
+    assert run.control.held_watts is not None
+    for measured in run.control.points:
+        expected = run.gpu.watts(measured.power_limit_watts)
+        assert measured.average_power_watts == pytest.approx(expected, rel=0.005)
+
+
+def test_profiling_takes_a_bounded_share_of_a_long_run() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=5000)
+    run.train(1)
+    limits = len(run.control.points)
+    # Per limit: a tick to settle, five to measure, one until the energy is known, and the agent.
+    assert run.ledger.epoch_use(run.control.held_watts, 5000) is not None
+    assert limits <= 7
+    assert [wish for wish in run.wishes if wish is not None][-1] == run.control.held_watts
+
+
+def test_a_lease_lost_in_a_trial_only_repeats_that_trial() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=50)
+    run.train(3)
+    points_before = run.control.points
+    run.lose_lease()
+    run.train(2)
+    assert run.control.points == points_before
+    run.take_lease_again()
+    run.train_until_held()
+    check_optimum(run)
+    for measured in run.control.points:
+        expected = run.gpu.watts(measured.power_limit_watts)
+        assert measured.average_power_watts == pytest.approx(expected, rel=0.01)
+
+
+def test_what_was_lost_while_holding_is_held_again_and_left_out_of_the_cost_per_epoch() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=100)
+    run.train_until_held()
+    held = run.control.held_watts
+    run.train(5)
+    run.lose_lease()
+    run.train(3)
+    assert run.control.held_watts is None
+    run.take_lease_again()
+    run.train(5)
+    assert run.control.held_watts == held
+    use = run.ledger.epoch_use(held, 100)
+    assert use is not None
+    assert held is not None
+    assert use.time_seconds == pytest.approx(100 * V100.seconds(0.01, held), rel=0.01)
+    assert use.energy_joules == pytest.approx(use.time_seconds * V100.watts(held), rel=0.02)

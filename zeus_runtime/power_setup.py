@@ -1,0 +1,52 @@
+"""Decides whether a run turns its power limit, and from which knowledge it starts."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from zeus_runtime.agent_background import BackgroundAgent
+from zeus_runtime.gpu import GpuFacts
+from zeus_runtime.ledger import Ledger
+from zeus_runtime.meter import EnergyMeter
+from zeus_runtime.notices import Notices
+from zeus_runtime.power_control import PowerControl, PowerWishes, Steps
+from zeus_runtime.protocol import Decision
+
+
+def make_power_control(
+    facts: GpuFacts,
+    decision: Optional[Decision],
+    eta: float,
+    agent: Optional[BackgroundAgent],
+    meter: EnergyMeter,
+    ledger: Ledger,
+    notices: Notices,
+    steps: Steps,
+) -> Optional[PowerControl]:
+    """Return what turns the limit; None: it stays as it is, and if nobody wished so, says why."""
+    if decision is not None and not decision.optimize_power:
+        return None
+    if facts.min_limit_watts is None or facts.max_limit_watts is None:
+        notices.warn("limits", f"{facts.model} has no power limit that can be set")
+        return None
+    if agent is None:
+        notices.warn(
+            "agent", "no agent was found: training goes on at the power limit that there is"
+        )
+        return None
+    return PowerControl(
+        facts, power_wishes(facts, decision, eta), agent, meter, ledger, notices, steps
+    )
+
+
+def power_wishes(facts: GpuFacts, decision: Optional[Decision], eta: float) -> PowerWishes:
+    """Return what is wanted; a profile counts only on the GPU model and driver it is from."""
+    if decision is None:
+        return PowerWishes(eta=eta)
+    measured_on = (decision.profile_gpu_model, decision.profile_driver)
+    return PowerWishes(
+        decision.eta,
+        decision.power_min_percent,
+        decision.power_max_percent,
+        decision.power_profile if measured_on == (facts.model, facts.driver) else (),
+    )

@@ -43,7 +43,7 @@ def spec(
     if gpus:
         container["resources"] = {"limits": {"nvidia.com/gpu": gpus}}
     return {
-        "objective": {"metric": {"target": "0.9", "mode": "Max"}, "maxEpochs": 5},
+        "objective": {"metric": {"target": "0.9", "mode": "Max"}, "maxEpochs": 100000},
         "batchSize": {
             "default": 32,
             "choices": [16, 32, 64],

@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import click
 from zeus_operator.api.manifest import load_manifest
 from zeus_operator.cli.context import errors_reported
 from zeus_operator.cli.interrupt import stop_on_signal
@@ -67,19 +68,22 @@ def main() -> None:
             sys.stdout.write(json.dumps(event_view(event)) + "\n")
             sys.stdout.flush()
 
-    with errors_reported(), stop_on_signal(stop):
-        summary = run_job(
-            Home(options.home),
-            load_manifest(options.manifest),
-            recurrences=options.recurrences,
-            control=options.control,
-            gpu=GpuChoice.SIMULATED,
-            listener=show,
-            stop_event=stop,
-            checkpoint=Killer(
-                os.environ.get(KILL_VARIABLE, ""), os.environ.get(TRACE_VARIABLE, "")
-            ),
-        )
+    try:
+        with errors_reported(), stop_on_signal(stop):
+            summary = run_job(
+                Home(options.home),
+                load_manifest(options.manifest),
+                recurrences=options.recurrences,
+                control=options.control,
+                gpu=GpuChoice.SIMULATED,
+                listener=show,
+                stop_event=stop,
+                checkpoint=Killer(
+                    os.environ.get(KILL_VARIABLE, ""), os.environ.get(TRACE_VARIABLE, "")
+                ),
+            )
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     print(
         json.dumps(
             {

@@ -24,7 +24,7 @@ def main(behaviour: str = "reach", epochs: int = 3) -> None:
     if behaviour == "ignore-sigterm":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     batch_size = zeus_runtime.batch_size(32)
-    run = TrainingRun(max_epochs=50, batch_size=batch_size, steps_per_epoch=STEPS)
+    run = TrainingRun(max_epochs=100_000, batch_size=batch_size, steps_per_epoch=STEPS)
     print("training", flush=True)
     while run.next_epoch():
         for _ in range(STEPS):
@@ -36,6 +36,8 @@ def main(behaviour: str = "reach", epochs: int = 3) -> None:
             run.report_metric(math.nan)
         elif behaviour != "silent":
             run.report_metric(min(0.99, run.epochs / epochs))
+        elif run.epochs == epochs:
+            break
     run.finish()
     run.raise_if_stopped()
 

@@ -1,0 +1,242 @@
+"""What a run makes of signals, of services that go away, and of scripts that misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from zeus_operator.executors import rundir
+from zeus_operator.executors.rundir import Started
+from zeus_operator.local.services import open_store
+from zeus_operator.records import AttemptRecord, RecurrenceState
+from zeus_operator.store.store import Store
+
+from tests.support.eventually import eventually
+from tests.support.local_machine import Machine, machine
+from tests.support.postgres import TestServer
+from zeus_runtime.protocol import Outcome
+
+pytestmark = pytest.mark.postgres
+
+LONG = ("reach", "40")  # epochs: a run that is still going on when the test acts
+FOREVER = ("reach", "1000000")
+
+
+def attempts(store: Store) -> list[AttemptRecord]:
+    """Return all attempts of the one job, in order."""
+    (job,) = store.jobs()
+    return [attempt for recurrence in store.history(job.id) for attempt in recurrence.attempts]
+
+
+def training(on: Machine) -> Started:
+    """Wait until a child does epochs, and return it."""
+
+    def look() -> Started | None:
+        for output in on.home.runs.glob("*/*/output.log"):
+            if "epoch" in output.read_text(encoding="utf-8"):
+                return rundir.read_document(output.parent / rundir.STARTED, Started)
+        return None
+
+    return eventually(look, "a child trains")
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the program; returns its exit code and what it said on stderr."""
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def agent_pid(on: Machine) -> int | None:
+    """Return the pid of this machine's agent."""
+    state = str(on.gpus.folder / "agent-state").encode()
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            try:
+                if state in (directory / "cmdline").read_bytes().split(b"\0"):
+                    return int(directory.name)
+            except OSError:
+                continue
+    return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(
+    make_machine, store: Store, number: signal.Signals
+) -> None:
+    on = make_machine(arguments=LONG)
+    with on.start("--recurrences", "1") as process:
+        child = training(on)
+        os.killpg(process.pid, number)
+        code, errors = finish(process)
+    assert code == 130, errors
+    assert rundir.process_start_ticks(child.pid) != child.start_ticks
+    on.limit_comes_back()
+    (attempt,) = attempts(store)
+    (execution,) = attempt.executions
+    assert execution.outcome is Outcome.PREEMPTED
+    assert execution.exit_code == 128 + signal.SIGTERM
+    assert execution.result is not None
+    assert execution.result.epochs >= 1
+    assert attempt.ended_at is None
+
+    went_on = on.run("--recurrences", "1")
+    assert went_on.exit_code == 0, went_on.errors
+    assert went_on.events[1]["event"] == "request_resumed"
+    (attempt,) = attempts(store)
+    assert attempt.outcome is Outcome.REACHED
+    assert len(attempt.executions) == 2
+    energies = [e.result.energy_joules for e in attempt.executions if e.result]
+    assert attempt.energy_joules == pytest.approx(sum(energies))
+
+
+def test_a_script_that_ignores_the_signal_is_killed_after_its_grace_period(
+    make_machine, store: Store
+) -> None:
+    on = make_machine(arguments=("ignore-sigterm", "1000000"), grace_seconds=1)
+    with on.start("--recurrences", "1") as process:
+        training(on)
+        os.killpg(process.pid, signal.SIGINT)
+        code, errors = finish(process)
+    assert code == 130, errors
+    (attempt,) = attempts(store)
+    assert attempt.executions[0].outcome is Outcome.PREEMPTED
+    assert attempt.executions[0].exit_code == 128 + signal.SIGKILL
+    on.limit_comes_back()
+
+
+def test_an_agent_that_is_killed_is_back_and_so_is_the_limit(make_machine, store: Store) -> None:
+    on = make_machine(arguments=LONG)
+    with on.start("--recurrences", "1") as process:
+        training(on)
+        before = agent_pid(on)
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        code, errors = finish(process)
+    assert code == 0, errors
+    assert [attempt.outcome for attempt in attempts(store)] == [Outcome.REACHED]
+    again = on.run("--recurrences", "1")
+    assert again.exit_code == 0, again.errors
+    on.limit_comes_back()
+
+
+def test_connections_that_the_database_ends_cost_nothing(
+    make_machine, store: Store, postgres_server: TestServer
+) -> None:
+    on = make_machine(arguments=LONG)
+    with on.start("--recurrences", "2") as process:
+        training(on)
+        postgres_server._execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'zeus%' AND pid <> pg_backend_pid()"
+        )
+        code, errors = finish(process)
+    assert code == 0, errors
+    assert [attempt.outcome for attempt in attempts(store)] == [Outcome.REACHED] * 2
+    assert [len(attempt.executions) for attempt in attempts(store)] == [1, 1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["stopped", "killed"])
+def test_an_embedded_database_that_ends_is_started_again(
+    folder: Path, number: signal.Signals
+) -> None:
+    on = machine(folder, None, arguments=LONG)
+    with on.start("--recurrences", "2") as process:
+        training(on)
+        (pid_file,) = on.home.postgres.glob("*/postmaster.pid")
+        os.kill(int(pid_file.read_text().splitlines()[0]), number)
+        code, errors = finish(process)
+    assert code == 0, errors
+    with open_store(on.home, {}) as store:
+        tried = attempts(store)
+    assert [attempt.outcome for attempt in tried] == [Outcome.REACHED] * 2
+    assert [len(attempt.executions) for attempt in tried] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "outcome", "said"),
+    [
+        ("crash", Outcome.CRASHED, "no such dataset: /data/train"),
+        ("diverge", Outcome.DIVERGED, ""),
+        ("silent", Outcome.NO_TELEMETRY, ""),
+    ],
+)
+def test_a_script_that_fails_is_an_outcome_and_no_success(
+    make_machine, store: Store, behaviour: str, outcome: Outcome, said: str
+) -> None:
+    on = make_machine(arguments=(behaviour,))
+    ran = on.run("--recurrences", "1")
+    assert ran.exit_code == 1, ran.errors
+    assert ran.summary["learned"] == [RecurrenceState.FAILED.value]
+    tried = attempts(store)
+    assert [attempt.outcome for attempt in tried] == [outcome] * 2
+    assert said in tried[0].executions[0].output_tail
+    (job,) = store.jobs()
+    learned = [observation.outcome for observation in store.facts(job.id).observations]
+    assert learned == ([outcome] * 2 if outcome is Outcome.DIVERGED else [])
+    on.limit_comes_back()
+
+
+def test_an_interpreter_that_vanishes_between_check_and_run_is_a_crash_with_the_reason(
+    make_machine, store: Store
+) -> None:
+    on = make_machine(command=("./interpreter", "train.py"))
+    program = on.manifest.parent / "interpreter"
+    program.write_text("#!/nowhere/python\n", encoding="utf-8")
+    program.chmod(0o755)
+    ran = on.run("--recurrences", "1")
+    assert ran.exit_code == 1, ran.errors
+    first = attempts(store)[0]
+    assert first.outcome is Outcome.CRASHED
+    assert first.executions[0].exit_code == rundir.EXIT_NOT_FOUND
+    assert "No such file or directory" in first.executions[0].output_tail
+
+
+def test_after_failures_in_a_row_it_stops_and_says_so(make_machine) -> None:
+    on = make_machine(arguments=("crash",), max_attempts=1)
+    ran = on.run("--recurrences", "9")
+    assert ran.exit_code == 1, ran.errors
+    assert ran.summary["learned"] == [RecurrenceState.FAILED.value] * 3
+    assert "paused after 3 failed recurrences" in ran.summary["paused"]
+    assert "no such dataset" in ran.summary["paused"]
+
+
+def test_a_second_program_on_the_same_job_is_told_that_it_is_busy(
+    make_machine, store: Store
+) -> None:
+    on = make_machine(arguments=FOREVER)
+    with on.start("--recurrences", "1") as process:
+        training(on)
+        second = on.run("--recurrences", "5")
+        os.killpg(process.pid, signal.SIGINT)
+        code, errors = finish(process)
+    assert second.exit_code == 4
+    assert "another program works on this job" in second.errors
+    assert code == 130, errors
+    assert len(attempts(store)) == 1
+
+
+def test_the_second_command_learns_on_from_the_first(make_machine, store: Store) -> None:
+    on = make_machine()
+    assert on.run("--recurrences", "2").exit_code == 0
+    assert on.run("--recurrences", "1").exit_code == 0
+    seen = [attempt.decision.observations_seen for attempt in attempts(store)]
+    assert seen == [0, 1, 2]
+
+
+def test_a_killed_shim_is_a_preempted_run_that_goes_on(make_machine, store: Store) -> None:
+    on = make_machine(arguments=LONG)
+    with on.start("--recurrences", "1") as process:
+        training(on)
+        (claim,) = on.home.runs.glob("*/1/shim.json")
+        shim = rundir.read_json(claim)
+        assert shim is not None
+        os.kill(shim["pid"], signal.SIGKILL)
+        code, errors = finish(process)
+    assert code == 0, errors
+    (attempt,) = attempts(store)
+    assert attempt.outcome is Outcome.REACHED
+    assert [execution.outcome for execution in attempt.executions] == [Outcome.PREEMPTED, None]
+    on.limit_comes_back()

@@ -164,6 +164,8 @@ def attempt_records(
         .mappings()
         .all()
     )
+    if not rows:
+        return ()
     runs: dict[int, list[ExecutionRecord]] = defaultdict(list)
     for row in connection.execute(
         select(executions)
@@ -180,6 +182,8 @@ def recurrence_records(
     """Return recurrences with their attempts, ascending; with `limit` the latest ones."""
     query = select(recurrences).where(where).order_by(recurrences.c.id.desc())
     rows = connection.execute(query.limit(limit)).mappings().all()[::-1]
+    if not rows:
+        return ()
     by_recurrence: dict[int, list[AttemptRecord]] = defaultdict(list)
     for attempt in attempt_records(
         connection, attempts.c.recurrence_id.in_([row["id"] for row in rows])

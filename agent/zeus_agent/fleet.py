@@ -19,6 +19,7 @@ INIT_TIMEOUT_SECONDS = 30.0  # a driver without persistence mode takes seconds t
 INIT_BACKOFF_FIRST_SECONDS = 1.0
 INIT_BACKOFF_LAST_SECONDS = 30.0
 LOOK_FOR_GPUS_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 1.0  # while one of them does not tell its UUID
 RELEARN_SECONDS = 60.0
 FRUITLESS_INITS = 10
 
@@ -60,6 +61,7 @@ class Fleet:
         self._timeout_seconds = timeout_seconds
         self._system = Worker("nvml")
         self._probes: dict[int, Worker] = {}
+        self._lost_indices: set[int] = set()  # of GPUs that were lost before they told their UUID
         self._next_init_seconds = 0.0
         self._init_backoff_seconds = INIT_BACKOFF_FIRST_SECONDS
         self._was_initialized = False
@@ -152,10 +154,15 @@ class Fleet:
         if count <= sum(gpu.healthy or gpu.is_hung for gpu in self.gpus.values()):
             return
         uuids = await asyncio.gather(*(self._probe(index) for index in range(count)))
-        for uuid in uuids:
-            if uuid is not None and uuid not in self.gpus:
+        for index, uuid in enumerate(uuids):
+            if uuid is None:
+                self._next_look_seconds = self._clock() + LOOK_AGAIN_SECONDS
+            elif uuid not in self.gpus:
                 # Reading what it is happens in its own worker, with the poll that follows.
-                self.gpus[uuid] = Gpu(uuid, self._timeout_seconds, self._listener)
+                gpu = self.gpus[uuid] = Gpu(uuid, self._timeout_seconds, self._listener)
+                if index in self._lost_indices:
+                    self._listener.gpu_reset(gpu)
+                self._lost_indices.discard(index)
 
     async def _probe(self, index: int) -> str | None:
         """Ask for a UUID in a thread of its own: a GPU that hangs must not hide the others."""
@@ -166,7 +173,10 @@ class Fleet:
         try:
             return await worker.call(lambda: nvml.uuid_at(index), self._timeout_seconds)
         except (NvmlFailure, WorkerTimeout) as error:
-            note(logger, logging.WARNING, "a GPU does not answer", index=index, reason=str(error))
+            if isinstance(error, NvmlFailure) and error.kind is Kind.LOST:
+                self._lost_indices.add(index)
+            if earlier is None:
+                note(logger, logging.WARNING, "a GPU is mute", index=index, reason=str(error))
             return None
         finally:
             worker.stop()

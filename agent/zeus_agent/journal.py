@@ -42,6 +42,11 @@ class Entry:
     boot_id: str
     energy_millijoules: int | None
 
+    def tells_reset(self, energy_millijoules: int | None) -> bool:
+        """Whether the GPU's energy counter, as it is now, shows that the GPU was reset since."""
+        before = self.energy_millijoules
+        return before is not None and energy_millijoules is not None and energy_millijoules < before
+
 
 def read_boot_id(path: Path = _BOOT_ID) -> str:
     """Return the kernel's id of this boot."""

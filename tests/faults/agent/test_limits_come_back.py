@@ -94,7 +94,7 @@ def test_the_limits_come_back_when_a_killed_agent_is_started_again(machine: Mach
         machine.wait_until_restored()
 
 
-def test_a_gpu_that_was_reset_while_the_agent_was_dead_gets_its_former_limit_back(
+def test_a_gpu_that_is_lost_when_a_killed_agent_starts_again_is_restored_when_it_is_back(
     machine: Machine,
 ) -> None:
     machine.start_agent()
@@ -106,9 +106,8 @@ def test_a_gpu_that_was_reset_while_the_agent_was_dead_gets_its_former_limit_bac
     machine.start_agent()
     machine.stop_agent(signal.SIGKILL)
     assert machine.saved() == [uuid]
-    machine.simulator.clear_fault(uuid)
-    assert machine.limit(uuid) not in (150.0, ADMIN_CAP_WATTS), "the GPU came back reset"
     machine.start_agent()
+    machine.simulator.clear_fault(uuid)  # it comes back reset, at the default of its model
     machine.wait_until_restored()
 
 

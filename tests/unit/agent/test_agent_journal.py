@@ -5,7 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from zeus_agent.journal import Journal, JournalError, read_boot_id
+from zeus_agent.journal import Entry, Journal, JournalError, read_boot_id
 from zeus_agent.leases import SavedLimit
 
 SAVED = SavedLimit("GPU-1234", 200_000, (150_000, 175_000))
@@ -107,3 +107,13 @@ def test_the_folder_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 
 def test_this_machine_has_a_boot_id() -> None:
     assert len(read_boot_id()) == 36
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "was_reset"),
+    [(100, 99, True), (100, 100, False), (100, 200, False), (None, 1, False), (100, None, False)],
+)
+def test_an_energy_counter_that_fell_tells_a_reset(
+    before: int | None, now: int | None, was_reset: bool
+) -> None:
+    assert Entry(SAVED, "boot-1", before).tells_reset(now) is was_reset

@@ -135,10 +135,11 @@ static nvmlReturn_t find(int what, const char *name, nvmlDevice_t *device) {
     SimMap *map = sim_session_map();
     if (map == NULL) return NVML_ERROR_UNINITIALIZED;
     if (name == NULL || device == NULL) return NVML_ERROR_INVALID_ARGUMENT;
-    for (unsigned int i = 0; i < map->state->device_count; i++)
-        if (is_named(sim_device(map, i), what, name))
-            return nvmlDeviceGetHandleByIndex_v2(i, device);
-    return NVML_ERROR_NOT_FOUND;
+    unsigned int i, count = map->state->device_count;
+    sim_lock(map);
+    for (i = 0; i < count && !is_named(sim_device(map, i), what, name); i++) continue;
+    sim_unlock(map);
+    return i < count ? nvmlDeviceGetHandleByIndex_v2(i, device) : NVML_ERROR_NOT_FOUND;
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device) {

@@ -128,9 +128,12 @@ int sim_may_write(const SimCall *call) {
 }
 
 int sim_find_uuid(SimMap *map, const char *uuid) {
+    int found = -1;
+    sim_lock(map);
     for (unsigned int i = 0; uuid != NULL && i < map->state->device_count; i++)
-        if (strcmp(sim_device(map, i)->uuid, uuid) == 0) return (int)i;
-    return -1;
+        if (strcmp(sim_device(map, i)->uuid, uuid) == 0) found = (int)i;
+    sim_unlock(map);
+    return found;
 }
 
 nvmlReturn_t sim_copy_text(char *to, unsigned int size, const char *text) {

@@ -23,6 +23,10 @@ class SimulatorError(RuntimeError):
     """A state can't be made, opened or changed; the text says what to do."""
 
 
+class StateVersionError(SimulatorError):
+    """The file is a state of another version of the simulator; make it anew."""
+
+
 class WritableBy(IntEnum):
     """Who may change limits besides root."""
 
@@ -82,7 +86,8 @@ class Simulator:
     """The state at `path`, shared with every process that uses it as its driver.
 
     Raises:
-        SimulatorError: there is no state at `path`, or it is of another version.
+        StateVersionError: the file is of another version.
+        SimulatorError: there is no state at `path`, or it can't be read and written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -91,15 +96,19 @@ class Simulator:
         ctypes.set_errno(0)
         self._map: int | None = self._library.gpuSimOpen(os.fsencode(self.path))
         if self._map is None:
-            raise SimulatorError(self._why_not())
+            raise self._why_not()
         self.device_count = int(self.get("devices"))
 
-    def _why_not(self) -> str:
+    def _why_not(self) -> SimulatorError:
         if not self.path.exists():
-            return f"no simulated GPUs at {self.path}: make them with `gpu-sim create`"
+            return SimulatorError(
+                f"no simulated GPUs at {self.path}: make them with `gpu-sim create`"
+            )
         if not os.access(self.path, os.R_OK | os.W_OK):
-            return f"no permission to read and write {self.path}"
-        return f"{self.path} is no state of this version: make it anew with `gpu-sim create`"
+            return SimulatorError(f"no permission to read and write {self.path}")
+        return StateVersionError(
+            f"{self.path} is no state of this version: make it anew with `gpu-sim create`"
+        )
 
     # ---- numbers ---------------------------------------------------------------------------
 

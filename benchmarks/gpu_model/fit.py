@@ -147,8 +147,8 @@ def fit_all() -> list[Fit]:
     return fits
 
 
-# (from, time of GPU and loading, time of the rest of the host, static watts, dynamic watts).  Not measured: the published ratios of
-# training throughput and of board power, so that the models differ as real ones do.
+# (from, time of GPU and loading, time of the rest of the host, static watts, dynamic watts).
+# Rough ratios of training throughput and of board power; nothing here was measured.
 SCALED = {
     "A100": ("V100", 1 / 2.0, 0.85, 1.0, 2.0),
     "H100": ("V100", 1 / 4.0, 0.75, 1.7, 3.3),

@@ -98,13 +98,7 @@ static void advance_to(SimMap *map, SimDevice *device, double end, double bounda
 }
 
 void sim_advance(SimMap *map, SimDevice *device, double now) {
-    if (now < device->time) {
-        /* Another thread has been here a moment later; a clock that is far behind belongs to
-         * a machine that was started anew with the file still there. */
-        if (device->time - now < 1.0) return;
-        device->time = now;
-        device->history_count = 0;
-    }
+    if (now < device->time) return; /* another thread has been here a moment later */
     reap(map, device, now);
     double tick = map->state->tick_seconds;
     double boundary = floor(now / tick) * tick;

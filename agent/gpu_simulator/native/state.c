@@ -1,5 +1,7 @@
 #include "state.h"
 
+#include "boot.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -18,6 +20,16 @@ double sim_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+int sim_init_mutex(SimState *state) {
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    int error = pthread_mutex_init(&state->mutex, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+    return error;
 }
 
 void sim_lock(SimMap *map) {
@@ -120,12 +132,8 @@ static int fill(SimState *state, const SimConfig *config) {
         device->faults.scope = SIM_READS | SIM_WRITES;
         name_device(device, config->seed, i);
     }
-    pthread_mutexattr_t attributes;
-    pthread_mutexattr_init(&attributes);
-    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-    int error = pthread_mutex_init(&state->mutex, &attributes);
-    pthread_mutexattr_destroy(&attributes);
+    sim_boot_id(state->boot, sizeof state->boot);
+    int error = sim_init_mutex(state);
     state->magic = SIM_MAGIC;
     return error;
 }
@@ -210,6 +218,7 @@ static SimMap *map_file(int fd, const struct stat *status) {
     map->client = -1;
     map->device = status->st_dev;
     map->inode = status->st_ino;
+    sim_check_boot(map);
     return map;
 }
 

@@ -111,6 +111,7 @@ typedef struct {
     uint32_t rounding_mw;  /* a limit that is set is rounded down to a multiple of this */
     uint32_t recoveries;   /* times the lock was taken over from a client that died with it */
     uint64_t seed;
+    char boot[40]; /* which start of the machine the times and the mutex belong to */
     double tick_seconds;
     double noise;
     double time_scale;
@@ -148,6 +149,7 @@ int sim_create(const char *path, const SimConfig *config);
  * any thread may be using it.  NULL with errno set: EPROTO for a file of another layout. */
 SimMap *sim_open(const char *path);
 
+int sim_init_mutex(SimState *state);
 void sim_lock(SimMap *map);
 void sim_unlock(SimMap *map);
 

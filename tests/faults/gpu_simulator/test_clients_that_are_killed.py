@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from gpu_simulator import Simulator, create_state, environment
 
 from tests.support.eventually import eventually
@@ -124,3 +125,26 @@ def test_more_clients_come_and_go_than_there_is_room_for_at_once(tmp_path: Path)
         for _ in range(8):  # 320 processes, 256 places
             client("[os.fork() or os._exit(int(step(0, 8) <= 0)) for _ in range(40)]")
             assert client("[os.wait()[1] for _ in range(40)]") == [0] * 40
+
+
+def test_after_a_restart_of_the_machine_the_driver_is_fresh_and_no_work_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "gpus"
+    limit = "nvmlDeviceGetPowerManagementLimit(gpu(0))"
+    monkeypatch.setenv("GPU_SIM_BOOT_ID", "first")
+    create_state(state, time_scale=1e5)
+    with NvmlClient(state) as before:
+        before("nvmlDeviceSetPersistenceMode(gpu(0), 1)")
+        before("nvmlDeviceSetPowerManagementLimit(gpu(0), 150000)")
+        before("begin(0, 64)")
+    with NvmlClient(state) as same:
+        assert same(limit) == 150_000
+    monkeypatch.setenv("GPU_SIM_BOOT_ID", "second")
+    with NvmlClient(state) as after:
+        assert after(limit) == 250_000
+        assert after("nvmlDeviceGetTotalEnergyConsumption(gpu(0))") < 1000
+        assert after("nvmlDeviceGetPerformanceState(gpu(0))") == 8
+        after("nvmlDeviceSetPowerManagementLimit(gpu(0), 160000)")
+        with NvmlClient(state) as other:
+            assert other(limit) == 160_000

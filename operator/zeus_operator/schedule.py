@@ -53,13 +53,10 @@ class Schedule:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """Yield the ticks after `moment`, in UTC, ascending, each once."""
-        # From a little before, because around a change of the clock the wall-clock time of a
-        # tick may lie before that of `moment` while the tick itself lies after it.
-        start = moment.astimezone(UTC) - timedelta(hours=3)
         last = moment.astimezone(UTC)
-        for local in CronSim(self.expression, start.astimezone(self.zone)):
+        for local in CronSim(self.expression, last.astimezone(self.zone)):
             tick = local.astimezone(UTC)
-            if tick > last:
+            if tick > last:  # two wall-clock times may fall together where the clock is changed
                 last = tick
                 yield tick
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from zeus_operator.actions import (
     Action,
@@ -240,7 +240,10 @@ _calm_shapes: list[list[object]] = []
 
 
 @settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=3,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.05, 0.2, 0.4]))
 def test_crashes_between_any_two_steps_lose_nothing_and_repeat_nothing(

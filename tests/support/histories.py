@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
+from zeus_operator.deciding import decide
+from zeus_operator.optimizer import policy
 from zeus_operator.optimizer.types import Candidate
+from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
@@ -18,9 +22,10 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RecurrenceState,
 )
+from zeus_operator.store.store import Store
 
 from zeus_runtime.cost import cost_joules
-from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
+from zeus_runtime.protocol import LEARNED_FROM, Outcome, PowerProfilePoint, Result
 
 START = datetime(2026, 1, 5, 2, 0, tzinfo=UTC)
 MAX_POWER_WATTS = 250.0
@@ -169,3 +174,73 @@ def _attempt(
         gpu_model=GPU_MODEL,
         ended_at=when + timedelta(minutes=1),
     )
+
+
+def store_history(store: Store, recurrences: Sequence[RecurrenceRecord]) -> JobRecord:
+    """Bring `recurrences` into the store by the engine's own actions, and return the job."""
+    job = store.apply_job(
+        "default",
+        "digits",
+        SPEC,
+        manifest_path="zeusjob.yaml",
+        policy="structured",
+        seed=7,
+        now=START,
+    )
+    for source in recurrences:
+        action = CreateRecurrence(job.id, source.kind, source.ordinal, source.scheduled_time)
+        stored = store.create_recurrence(action, source.scheduled_time)
+        for attempt in source.attempts:
+            _store_attempt(store, stored.id, attempt, source.kind)
+        if source.state is not RecurrenceState.OPEN:
+            assert source.ended_at is not None
+            store.close_recurrence(CloseRecurrence(stored.id, source.state), source.ended_at)
+    return job
+
+
+def _store_attempt(
+    store: Store, recurrence_id: int, source: AttemptRecord, kind: RecurrenceKind
+) -> None:
+    now = source.decided_at
+    name = f"{source.child_name}-{recurrence_id}"
+    attempt = store.decide_attempt(
+        DecideAttempt(recurrence_id, source.number, name, source.decision), now
+    )
+    for execution in source.executions:
+        store.record_execution(attempt.id, _ended(execution, recurrence_id, source), now)
+    if source.outcome is not None:
+        learn = kind is RecurrenceKind.LEARNED and source.outcome in LEARNED_FROM
+        store.close_attempt(CloseAttempt(attempt.id, source.outcome, "", learn), now)
+
+
+def _ended(
+    execution: ExecutionRecord, recurrence_id: int, source: AttemptRecord
+) -> ExecutionRecord:
+    """Return the execution under the ids that the store has given."""
+    assert execution.result is not None
+    result = replace(execution.result, recurrence=str(recurrence_id))
+    return replace(execution, result=result, ended_at=source.ended_at, exit_code=0)
+
+
+def store_decisions(store: Store, recurrences: int, cost_of: Callable[[int], float]) -> JobRecord:
+    """Run so many recurrences by the real policy on the store; every run reaches its target.
+
+    Args:
+        store: takes the history.
+        recurrences: how many.
+        cost_of: joules of energy that a batch size takes.
+    """
+    job = store_history(store, ())
+    spec = JobPlanSpec.from_document(job.spec)
+    for ordinal in range(1, recurrences + 1):
+        now = START + timedelta(days=ordinal)
+        action = CreateRecurrence(job.id, RecurrenceKind.LEARNED, ordinal, now)
+        stored = store.create_recurrence(action, now)
+        decided = decide(store.facts(job.id), stored, spec, policy(job.policy))
+        attempt = store.decide_attempt(decided, now)
+        size = decided.decision.batch_size
+        source = recurrence(ordinal, [Try(size, energy_joules=cost_of(size))]).attempts[0]
+        store.record_execution(attempt.id, _ended(source.executions[0], stored.id, source), now)
+        store.close_attempt(CloseAttempt(attempt.id, Outcome.REACHED, "", learn=True), now)
+        store.close_recurrence(CloseRecurrence(stored.id, RecurrenceState.REACHED), now)
+    return job

@@ -20,7 +20,7 @@ def delete(settings: Settings, job: str) -> None:
     if settings.is_json:
         print_json({"job": record.key, "deleted": True})
     else:
-        click.echo(f"{record.key} deleted. What it has learned is kept; `reset` erases it.")
+        click.echo(f"{record.key} deleted. What it has learned is used when it is run again.")
 
 
 @click.command("reset")

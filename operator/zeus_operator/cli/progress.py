@@ -99,7 +99,7 @@ class LiveDisplay(AbstractContextManager["LiveDisplay"]):
         self._spinner = Spinner("dots")
         self._stack = ExitStack()
         self._live = Live(
-            get_renderable=self._render, console=console, refresh_per_second=8, transient=True
+            get_renderable=self.renderable, console=console, refresh_per_second=8, transient=True
         )
 
     def __enter__(self) -> LiveDisplay:
@@ -139,7 +139,8 @@ class LiveDisplay(AbstractContextManager["LiveDisplay"]):
         for index, line in enumerate(lines.event_lines(event)):
             self._console.print(Text(line, style=style if index == 0 else "dim"))
 
-    def _render(self) -> RenderableType:
+    def renderable(self) -> RenderableType:
+        """Return the lower lines: what runs, or what is waited for."""
         rows: list[RenderableType] = []
         for text in tuple(self._running.values()):  # renewed by another thread
             self._spinner.update(text=text)

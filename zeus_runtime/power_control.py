@@ -182,6 +182,10 @@ class PowerControl:
         """Whether the points include what follows an epoch (evaluation)."""
         return self._whole_cycles
 
+    def check_lease(self, steps: int) -> None:
+        """See whether the limit changed; call it before a segment of the ledger is closed."""
+        self._follow_lease(self._agent.status, self._clock(), steps)
+
     def on_step(self, steps: int) -> None:
         """A step ended and `steps >= wake_at`."""
         if self._state is _State.TRIAL and self._steps.synchronize is not None:

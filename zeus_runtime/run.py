@@ -170,6 +170,8 @@ class TrainingRun:
             self._prepare()
         if self._synchronize is not None:
             self._synchronize()
+        if self._control is not None:
+            self._control.check_lease(self.steps)
         now = self._accounting.begin_epoch(self.steps)
         self._in_epoch = True
         if self._control is not None:
@@ -208,6 +210,8 @@ class TrainingRun:
         if self._synchronize is not None:
             self._synchronize()
         self._in_epoch = False
+        if self._control is not None:
+            self._control.check_lease(self.steps)
         now = self._accounting.end_epoch(self.steps)
         self.epochs += 1
         if self._control is not None:

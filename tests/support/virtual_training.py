@@ -184,8 +184,9 @@ class VirtualTraining:
 
     # ---- the loop --------------------------------------------------------------
 
-    def train(self, epochs: int) -> None:
+    def train(self, epochs: int, lose_lease_at_step: int = -1) -> None:
         for _ in range(epochs):
+            self.control.check_lease(self.steps)
             mark = self.mark()
             self.ledger.begin_phase(mark, self.steps, Phase.TRAINING)
             self.control.on_epoch_begin(self.now, self.steps)
@@ -197,8 +198,11 @@ class VirtualTraining:
                     self.gpu.watts(self.limit) * noisy[1],
                 )
                 self.steps += 1
+                if self.steps == lose_lease_at_step:
+                    self.lose_lease()
                 if self.steps >= self.control.wake_at:
                     self.control.on_step(self.steps)
+            self.control.check_lease(self.steps)
             mark = self.mark()
             self.ledger.begin_phase(mark, self.steps, Phase.BETWEEN)
             self.control.on_epoch_end(self.now, self.steps)

@@ -164,8 +164,7 @@ def test_what_was_lost_while_holding_is_held_again_and_left_out_of_the_cost_per_
     run.train_until_held()
     held = run.control.held_watts
     run.train(5)
-    run.lose_lease()
-    run.train(3)
+    run.train(3, lose_lease_at_step=run.steps + 40)  # noticed at the end of that epoch
     assert run.control.held_watts is None
     run.take_lease_again()
     run.train(5)
@@ -173,5 +172,5 @@ def test_what_was_lost_while_holding_is_held_again_and_left_out_of_the_cost_per_
     use = run.ledger.epoch_use(held, 100)
     assert use is not None
     assert held is not None
-    assert use.time_seconds == pytest.approx(100 * V100.seconds(0.01, held), rel=0.01)
+    assert use.time_seconds == pytest.approx(100 * V100.seconds(0.01, held), rel=0.003)
     assert use.energy_joules == pytest.approx(use.time_seconds * V100.watts(held), rel=0.02)

@@ -11,90 +11,24 @@ because a float does not survive the way through JSON and back unchanged.
 from __future__ import annotations
 
 import enum
-import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
+from zeus_operator.api.fields import (
+    DNS_LABEL_PATTERN,
+    Annotations,
+    BatchSizeValue,
+    Choices,
+    Decimal,
+    Fraction,
+    Labels,
+)
 from zeus_runtime.protocol import MetricMode
 
 API_VERSION = "zeus.energy/v1alpha1"
 KIND = "ZeusJob"
-
-DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
-FRACTION_PATTERN = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
-DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-LABEL_VALUE_PATTERN = r"^$|^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-
-MAX_CHOICES = 64
-MAX_BATCH_SIZE = 1 << 24
-
-
-def _decimal(value: Any) -> Any:
-    """Refuse what is not a quoted, finite decimal, and say how to write it."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise PydanticCustomError(
-            "decimal_unquoted", 'is a decimal in quotes; quote it: "{text}"', {"text": str(value)}
-        )
-    try:
-        finite = isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        finite = False
-    if not finite:
-        raise PydanticCustomError(
-            "decimal",
-            'must be a decimal in quotes, such as "0.97", not {given}',
-            {"given": repr(value)},
-        )
-    return value
-
-
-def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
-    """Sort the choices and refuse a duplicate."""
-    repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
-        raise PydanticCustomError(
-            "duplicate_choices",
-            "names {values} more than once; each batch size is given once",
-            {"values": ", ".join(map(str, repeated))},
-        )
-    return tuple(sorted(values))
-
-
-def _fraction(value: Any) -> Any:
-    """Refuse a decimal outside 0..1."""
-    if not 0.0 <= float(_decimal(value)) <= 1.0:
-        raise PydanticCustomError(
-            "fraction", 'must be from "0" to "1", not {given}', {"given": repr(value)}
-        )
-    return value
-
-
-Decimal = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32), BeforeValidator(_decimal)]
-Fraction = Annotated[
-    str, BeforeValidator(_fraction), Field(pattern=FRACTION_PATTERN, max_length=32)
-]
-BatchSizeValue = Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)]
-Labels = Annotated[
-    dict[
-        Annotated[str, Field(min_length=1, max_length=317)],
-        Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)],
-    ],
-    Field(max_length=64),
-]
-Annotations = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=317)], str], Field(max_length=64)
-]
 
 
 class ConcurrencyPolicy(enum.StrEnum):

@@ -86,6 +86,7 @@ class EnergyMeter:
         """Return the device, or None: then `problem` says why."""
         if not self._opened.wait(timeout_seconds):
             self._problem = f"NVML did not answer within {timeout_seconds:g} s"
+            self._closing = True  # an answer that comes in the middle of the run is too late
         return self._gpu
 
     @property
@@ -156,6 +157,9 @@ class EnergyMeter:
             self._problem = str(error)
             self._opened.set()
             self._fail_pending()
+            return
+        if self._closing:
+            gpu.close()
             return
         if not gpu.facts.has_energy_counter:
             self._integrator = PowerIntegrator()

@@ -149,11 +149,9 @@ class BatchSize(ApiModel):
     default: BatchSizeValue = Field(
         description="The batch size in use today; one of `choices`. Savings are against it."
     )
-    choices: Annotated[
-        tuple[BatchSizeValue, ...],
-        Field(min_length=1, max_length=MAX_CHOICES),
-        AfterValidator(_ascending),
-    ] = Field(description="The batch sizes that may be tried, each once. Kept in ascending order.")
+    choices: Choices = Field(
+        description="The batch sizes that may be tried, each once. Kept in ascending order."
+    )
     learning_rate: LearningRate | None = Field(
         default=None,
         description="If given, the run finds its learning rate in ZEUS_LEARNING_RATE.",

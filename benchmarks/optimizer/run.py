@@ -2,8 +2,9 @@
 
     python benchmarks/optimizer/run.py [--seeds 200] [--processes 2] [--write]
 
-The trace folder comes from ZEUS_TRACES.  Exits with 1 where the baseline's
-figures do not agree with the published rules' (within 2% and two standard errors).
+The trace folders come from ZEUS_TRACES (several are joined as in PATH).  Exits
+with 1 where the baseline's figures do not agree with those of the published
+rules (within 2% and two standard errors).
 """
 
 from __future__ import annotations
@@ -76,19 +77,31 @@ def disagreements(workloads: Sequence[Workload], found: Summaries) -> list[str]:
     return wrong
 
 
-def table(workloads: Sequence[Workload], found: Summaries, seeds: int) -> str:
-    """Return the Markdown page."""
+def introduction(seeds: int) -> str:
+    """Return the head of the Markdown page."""
+    return "\n".join(
+        [
+            "# Measured: the optimizer's policies on recorded runs",
+            "",
+            "<!-- Written by benchmarks/optimizer/run.py; do not edit. -->",
+            "",
+            f"Command: `ZEUS_TRACES=<folders> python benchmarks/optimizer/run.py --seeds {seeds}"
+            " --write`. Energy preference 0.5, the same seeds for both policies.",
+            "",
+            f"Figures are after N = {' / '.join(map(str, RECURRENCES))} recurrences. Regret is"
+            " (cumulative cost - N x cost of the best arm) / cost of the best arm, its standard"
+            " error in brackets. Ratio is (structured + 0.05) / (zeus + 0.05). Cost is against"
+            " always running the default batch size at full power. Stuck is the share of histories"
+            " whose 20th recurrence ended on an arm that costs over 1.2 times the best.",
+            "",
+        ]
+    )
+
+
+def table(title: str, workloads: Sequence[Workload], found: Summaries) -> str:
+    """Return the section of one folder."""
     lines = [
-        "# Measured: the optimizer's policies on recorded runs",
-        "",
-        "<!-- Written by benchmarks/optimizer/run.py; do not edit. -->",
-        "",
-        "Command: `ZEUS_TRACES=<folder> python benchmarks/optimizer/run.py"
-        f" --seeds {seeds} --write`. Energy preference 0.5, the same seeds for both policies."
-        " Regret is (cumulative cost - N x cost of the best arm) / cost of the best arm, after N = "
-        + ", ".join(map(str, RECURRENCES))
-        + " recurrences; in brackets its standard error. Ratio is (structured + 0.05) / (zeus +"
-        " 0.05). Cost is against always running the default batch size at full power.",
+        f"## {title}",
         "",
         "| workload | GPU | best arm | zeus regret | structured regret | ratio | zeus cost |"
         " structured cost | structured stuck |",
@@ -130,8 +143,7 @@ def table(workloads: Sequence[Workload], found: Summaries, seeds: int) -> str:
     lines += [
         f"| cost of the best arm from the start / default |{f' {best:.4f} |' * len(RECURRENCES)}",
         "",
-        "Stuck: share of histories whose 20th recurrence ended on an arm that costs over 1.2 times"
-        " the best. Pairs on which structured costs over 1.05 times the default at some N: "
+        "Pairs on which structured costs over 1.05 times the default at one of these N: "
         + (", ".join(_dear(workloads, found)) or "none")
         + ".",
         "",
@@ -165,23 +177,27 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true", help=f"write docs/explanation/{TABLE.name}")
     arguments = parser.parse_args()
-    folder = os.environ.get("ZEUS_TRACES")
-    if not folder:
+    folders = [Path(f) for f in os.environ.get("ZEUS_TRACES", "").split(os.pathsep) if f]
+    if not folders:
         print("ZEUS_TRACES does not name a trace folder: nothing to measure", file=sys.stderr)
         return 2
-    try:
-        workloads = load_workloads(Path(folder))
-    except TraceError as error:
-        print(error, file=sys.stderr)
-        return 2
-    started = time.monotonic()
-    found = measure(workloads, arguments.seeds, arguments.processes)
-    print(f"{time.monotonic() - started:.1f} s", file=sys.stderr)
-    text = table(workloads, found, arguments.seeds)
+    sections = [introduction(arguments.seeds)]
+    wrong: list[str] = []
+    for folder in folders:
+        try:
+            workloads = load_workloads(folder)
+        except TraceError as error:
+            print(error, file=sys.stderr)
+            return 2
+        started = time.monotonic()
+        found = measure(workloads, arguments.seeds, arguments.processes)
+        print(f"{folder.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+        sections.append(table(folder.name, workloads, found))
+        wrong += disagreements(workloads, found)
+    text = "\n".join(sections)
     print(text)
     if arguments.write:
         TABLE.write_text(text)
-    wrong = disagreements(workloads, found)
     for line in wrong:
         print(f"baseline disagrees: {line}", file=sys.stderr)
     return 1 if wrong else 0

@@ -161,7 +161,7 @@ def write_traces(folder: Path) -> None:
     ]
     (folder / "summary_train.csv").write_text(TRAIN + "\n".join(rows) + "\n")
     power = [
-        "toy,net,32,sgd,100,4,90",
+        "toy,net,32,sgd,100,2.2,90",
         "toy,net,32,sgd,200,2,180",
         "toy,net,64,sgd,100,3,100",
         "else,net,64,sgd,250,3,100",
@@ -177,9 +177,11 @@ def test_traces_are_read_as_their_format_says(tmp_path):
     small, large = found.arms
     assert small.target_epochs == (3.0, math.inf)
     assert large.target_epochs == (math.inf,)
-    assert small.best.cost_joules == 0.5 * 360 + 0.5 * 250 * 2  # 430, against 680 at 100 W
-    assert small.profiling.cost_joules == (430.0 + 680.0) / 2
-    assert small.full_power == small.best
+    at_100_watts = 0.5 * 198 + 0.5 * 250 * 2.2  # less than the 430 J at 200 W
+    assert small.best.cost_joules == pytest.approx(at_100_watts)
+    assert small.best.energy_joules == pytest.approx(198.0)
+    assert small.full_power.cost_joules == pytest.approx(430.0)
+    assert small.profiling.cost_joules == pytest.approx((at_100_watts + 430.0) / 2)
 
 
 def test_the_default_is_lowered_to_the_largest_batch_size_of_the_trace(tmp_path):

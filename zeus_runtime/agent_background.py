@@ -29,7 +29,6 @@ _GIVE_UP = frozenset(
         ErrorCode.FOREIGN_CHANGE.value,
         ErrorCode.NO_PERMISSION.value,
         ErrorCode.NOT_SUPPORTED.value,
-        ErrorCode.NOT_FOUND.value,
         ErrorCode.BAD_REQUEST.value,
         ErrorCode.FORBIDDEN.value,
     }

@@ -3,8 +3,8 @@
 From the highest limit down, since every lower one is slower: the cost per step
 `(eta * power + (1 - eta) * max_power) * seconds` (NSDI'23, equation 7) falls and
 then rises again, so that measuring can end once it clearly rises.  One quick look at
-each limit comes first; those that turn out close to the best are then looked at until
-the noise of single steps is averaged out.
+each limit comes first; those that turn out close to the best are then looked at again,
+so that the noise of single steps is averaged out, half as many times at most.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from zeus_runtime.protocol import PowerProfilePoint
 
 STEP_WATTS = 25.0
 SAME_WATTS = 1.0  # limits closer than this are one
-CLEAR_RISE = 0.03
-RISES_TO_STOP = 2
+CLEAR_RISE = 0.05
+RISES_TO_STOP = 3  # in a row: a busy host can slow two windows down by chance
 NEAR_BEST = 0.03  # limits that cost so little more than the best are measured until sure
 STEP_NOISE = 0.02  # what the time or energy of one step may vary by, relative
 
@@ -75,6 +75,7 @@ class PowerProfile:
         self._points: List[PowerProfilePoint] = []
         self._certainty: Dict[float, float] = {}  # by limit; 1 is enough
         self._todo = list(candidates)
+        self._second_looks = len(self._todo) // 2
         for point in known:
             self._keep(point)
             self._todo = [
@@ -111,6 +112,8 @@ class PowerProfile:
         """
         if self._todo:
             self._todo.pop(0)
+        else:
+            self._second_looks -= 1
         self._keep(self._merged(point, certainty))
         self._stop_if_rising(STEP_NOISE / math.sqrt(max(steps, 1)))
 
@@ -128,7 +131,7 @@ class PowerProfile:
     def _unsure(self) -> Optional[float]:
         """The limit near the best that is known least well; None: all are known well enough."""
         best = self.best
-        if best is None:
+        if best is None or self._second_looks <= 0:
             return None
         near = self._cost(best) * (1.0 + NEAR_BEST)
         unsure = [

@@ -16,7 +16,8 @@ from typing import Optional
 NEVER = 1 << 62
 WARM_UP_STEPS = 3
 SURE_STEPS = 20
-SURE_PERIODS = 40.0
+SURE_PERIODS = 10.0
+LONG_PERIODS = 40.0  # so long is enough whatever the number of steps
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class TrialRules:
 
     def certainty(self, span: Span) -> float:
         """Share of a measurement that tells close limits apart, up to 1."""
-        length = (span.end_seconds - span.start_seconds) / (self.measure_seconds / 5.0)
-        return min(1.0, max(span.steps / SURE_STEPS, length / SURE_PERIODS))
+        periods = 5.0 * (span.end_seconds - span.start_seconds) / self.measure_seconds
+        both = min(span.steps / SURE_STEPS, periods / SURE_PERIODS)
+        return min(1.0, max(both, periods / LONG_PERIODS))
 
     @property
     def usable_steps(self) -> Optional[int]:

@@ -41,22 +41,38 @@ def test_the_cost_counts_watts_with_watts() -> None:
     assert step_cost_joules(point(200.0, 180.0, 0.5), 0.0, 250.0) == pytest.approx(125.0)
 
 
-def test_measuring_ends_once_the_cost_clearly_rises_twice() -> None:
+RISING = ((250.0, 1.0), (225.0, 1.15), (200.0, 1.3))
+
+
+def test_measuring_ends_once_the_cost_clearly_rises_three_times() -> None:
     profile = PowerProfile((250.0, 225.0, 200.0, 175.0, 150.0), 0.5, 250.0)
-    profile.measured(point(250.0, 240.0, 1.0))
-    profile.measured(point(225.0, 220.0, 1.10))
-    assert profile.candidate == 200.0
-    profile.measured(point(200.0, 200.0, 1.25))
+    for limit, seconds in RISING:
+        profile.measured(point(limit, 220.0, seconds))
+    assert profile.candidate == 175.0
+    profile.measured(point(175.0, 170.0, 1.6))
     assert profile.candidate is None
     assert profile.best is not None
     assert profile.best.power_limit_watts == 250.0
 
 
-def test_a_rise_within_the_error_bars_does_not_end_measuring() -> None:
-    profile = PowerProfile((250.0, 225.0, 200.0, 175.0), 0.5, 250.0)
-    for limit, seconds in ((250.0, 1.0), (225.0, 1.04), (200.0, 1.05)):
+def test_a_rise_that_noise_explains_does_not_end_measuring() -> None:
+    profile = PowerProfile((250.0, 225.0, 200.0, 175.0, 150.0), 0.5, 250.0)
+    for limit, seconds in ((250.0, 1.0), (225.0, 1.06), (200.0, 1.06), (175.0, 1.06)):
         profile.measured(point(limit, 220.0, seconds), steps=1)
-    assert profile.candidate == 175.0
+    assert profile.candidate == 150.0
+
+
+def test_limits_close_to_the_best_are_looked_at_again_a_bounded_number_of_times() -> None:
+    profile = PowerProfile((250.0, 225.0, 200.0, 175.0), 0.5, 250.0)
+    for limit, seconds in ((250.0, 1.0), (225.0, 1.01), (200.0, 1.02), (175.0, 1.3)):
+        profile.measured(point(limit, 220.0, seconds), certainty=0.2)
+    again = []
+    while profile.candidate is not None:
+        again.append(profile.candidate)
+        profile.measured(point(again[-1], 220.0, 1.04), certainty=0.2)
+    assert again == [250.0, 225.0]
+    seconds = {p.power_limit_watts: p.seconds_per_step for p in profile.points}
+    assert seconds[250.0] == pytest.approx(1.02)  # the mean of both looks
 
 
 def test_a_handed_profile_leaves_nothing_to_measure() -> None:

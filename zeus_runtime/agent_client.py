@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, TypeVar
 from urllib.parse import quote
 
 from zeus_runtime.protocol import (
@@ -29,6 +29,8 @@ from zeus_runtime.protocol import (
     SessionInfo,
     SessionRequest,
 )
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 CALL_TIMEOUT_SECONDS = 2.0
@@ -148,19 +150,20 @@ class AgentClient:
 
     def node(self) -> NodeInfo:
         """Return what the agent knows of this machine and its GPUs."""
-        return NodeInfo.from_body(self._call("GET", "/node"))
+        return self._parsed(NodeInfo.from_body, self._call("GET", "/node"))
 
     def open_session(self, session: str, request: SessionRequest) -> SessionInfo:
         """Open the session, or renew it if this process has it open already."""
-        return SessionInfo.from_body(self._call("PUT", _path(session), asdict(request)))
+        body = self._call("PUT", _path(session), asdict(request))
+        return self._parsed(SessionInfo.from_body, body)
 
     def session(self, session: str) -> SessionInfo:
         """Return the session and its leases, without renewing it."""
-        return SessionInfo.from_body(self._call("GET", _path(session)))
+        return self._parsed(SessionInfo.from_body, self._call("GET", _path(session)))
 
     def renew(self, session: str) -> SessionInfo:
         """Give the session its whole time to live again."""
-        return SessionInfo.from_body(self._call("POST", _path(session, "renew")))
+        return self._parsed(SessionInfo.from_body, self._call("POST", _path(session, "renew")))
 
     def set_power_limit(self, session: str, uuid: str, watts: float, sequence: int = 0) -> Lease:
         """Set the limit of a GPU and return the lease with what was read back.
@@ -173,7 +176,7 @@ class AgentClient:
         """
         body = {"power_limit_watts": watts, "sequence": sequence}
         path = _path(session, "gpus", uuid, "power-limit")
-        return Lease.from_body(self._call("PUT", path, body))
+        return self._parsed(Lease.from_body, self._call("PUT", path, body))
 
     def release(self, session: str, uuid: str) -> None:
         """Give the GPU's lease back; returns when the limit found before is back in place."""
@@ -221,6 +224,15 @@ class AgentClient:
             return json.loads(payload) if payload else {}
         except ValueError as error:
             raise AgentUnavailable(f"agent at {self.address}: not JSON: {error}") from error
+
+    def _parsed(self, parse: Callable[[Mapping[str, Any]], T], body: Any) -> T:
+        """Parse an answer; one that is not what it should be comes from no agent of ours."""
+        if not isinstance(body, dict):
+            raise AgentUnavailable(f"agent at {self.address}: the answer is not an object")
+        try:
+            return parse(body)
+        except (ProtocolError, AttributeError, TypeError) as error:
+            raise AgentUnavailable(f"agent at {self.address}: {error}") from error
 
     def _exchange(self, method: str, path: str, data: Optional[bytes]) -> Tuple[int, bytes]:
         """Send and receive, once more if a kept connection turns out to be closed.

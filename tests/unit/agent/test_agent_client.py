@@ -82,7 +82,10 @@ def test_an_answer_that_never_comes_ends_after_the_timeout() -> None:
     [
         b"garbage\r\n\r\n",
         answer(b"{"),
-        answer(b"x", extra=b""),
+        answer(b"[]"),
+        answer(b'{"node": "n"}'),
+        answer(b'{"node": "n", "agent_version": "1", "gpus": 7}'),
+        answer(b'{"node": "n", "agent_version": "1", "gpus": [7]}'),
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{",
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import click
 
 from zeus_operator.api.manifest import ManifestError
 from zeus_operator.cli.failures import CommandError, ExitCode, WrongInput
+from zeus_operator.cli.views import to_json
 from zeus_operator.executors.base import ChildCollision
 from zeus_operator.executors.local import LocalExecutorError
 from zeus_operator.local.gpu import GpuError
@@ -122,7 +122,7 @@ def job_in_store(settings: Settings, name: str) -> Iterator[tuple[Store, JobReco
 
 def print_json(value: Any) -> None:
     """Print one JSON object."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    click.echo(to_json(value, indent=2))
 
 
 def print_lines(lines: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from zeus_operator import events
 from zeus_operator.cli import lines
-from zeus_operator.cli.views import event_view
+from zeus_operator.cli.views import event_view, to_json
 from zeus_operator.records import RecurrenceKind, RecurrenceState
 from zeus_runtime.protocol import Outcome
 
@@ -41,7 +40,7 @@ class JsonLines(AbstractContextManager["JsonLines"]):
 
     def show(self, event: events.Event) -> None:
         """Write the event and flush, so that a reader sees it now."""
-        self._stream.write(json.dumps(event_view(event), allow_nan=False) + "\n")
+        self._stream.write(to_json(event_view(event)) + "\n")
         self._stream.flush()
 
     def __exit__(

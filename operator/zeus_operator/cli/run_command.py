@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -19,7 +18,7 @@ from zeus_operator.cli.failures import ExitCode
 from zeus_operator.cli.interrupt import stop_on_signal
 from zeus_operator.cli.progress import Display, JsonLines, LiveDisplay, PlainLines
 from zeus_operator.cli.summary import outcome_sentence, savings_lines
-from zeus_operator.cli.views import counts, savings_view
+from zeus_operator.cli.views import counts, savings_view, to_json
 from zeus_operator.local.gpu import GpuChoice
 from zeus_operator.local.runner import run_job
 from zeus_operator.local.services import open_store
@@ -165,7 +164,7 @@ def _conclude(
             "savings": savings_view(savings),
             "report": None if report is None else str(report),
         }
-        click.echo(json.dumps(view, allow_nan=False))
+        click.echo(to_json(view))
         return
     lines = ["", f"{summary.job.key}: {outcome_sentence(summary.learned, summary.control)}", ""]
     lines += savings_lines(savings)

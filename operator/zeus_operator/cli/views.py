@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -42,7 +44,14 @@ def plain(value: Any) -> Any:
         return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     return value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return strict JSON; a number that is not finite becomes null."""
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def job_view(job: JobRecord) -> dict[str, Any]:

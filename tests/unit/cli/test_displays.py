@@ -106,6 +106,14 @@ def test_json_has_one_object_for_every_event() -> None:
     assert objects[3]["reason"] == "Because it is expected to cost least."
 
 
+def test_a_number_that_is_not_finite_becomes_null() -> None:
+    stream = io.StringIO()
+    result = Result(epochs=1, last_metric=float("nan"))
+    JsonLines(stream).show(events.AttemptProgress(REACHED, REACHED.attempts[1], result))
+
+    assert json.loads(stream.getvalue())["last_metric"] is None
+
+
 def test_a_terminal_keeps_the_finished_attempts_and_drops_the_running_line() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, highlight=False)

@@ -256,10 +256,10 @@ class Engine:
             default=self._clock() + timedelta(seconds=RELOAD_SECONDS),
         )
         until = min(until, self._clock() + timedelta(seconds=RELOAD_SECONDS))
-        while not self._stop_event.is_set() and self._clock() < until:
+        while not self._stop_event.is_set():
             self._checkpoint(Checkpoint.WAITING_FOR_CHILD)
             self._executor.wait(POLL_SECONDS)
-            if self._record_ends(facts):
+            if self._record_ends(facts) or self._clock() >= until:
                 return
 
     def _wait_until_due(self, waits: Sequence[Wait]) -> None:
@@ -269,7 +269,7 @@ class Engine:
             self._listener(Waiting(until))
         remaining = (until - self._clock()).total_seconds()
         # Somebody may suspend or ask for runs meanwhile: look again now and then.
-        self._idle(max(0.0, min(remaining, RELOAD_SECONDS)))
+        self._idle(max(POLL_SECONDS, min(remaining, RELOAD_SECONDS)))
 
     def _stop(self) -> EngineEnd:
         """End what runs, store how it ended, and close what is complete by that."""

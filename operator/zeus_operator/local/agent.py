@@ -20,6 +20,7 @@ IDLE_EXIT_SECONDS = 120.0
 START_SECONDS = 20.0
 RENEW_SECONDS = 5.0
 _PAUSE_SECONDS = 0.05
+_OTHER_START_SECONDS = 5.0
 
 
 class AgentNotStarted(Exception):  # noqa: N818 -- training goes on without it
@@ -144,11 +145,12 @@ class LocalAgent:
                 start_new_session=True,
             )
         self._started = process
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._closing.wait(_PAUSE_SECONDS):
             node = self._node(self._own_socket)
             if node is not None:
                 return node
-            self._closing.wait(_PAUSE_SECONDS)
+            if process.poll() is not None:  # it failed, or another one was faster
+                deadline = min(deadline, time.monotonic() + _OTHER_START_SECONDS)
         raise AgentNotStarted(f"no agent answers at {self._own_socket}; see {log_path}")
 
     def _hold(self, client: AgentClient) -> None:

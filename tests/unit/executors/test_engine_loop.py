@@ -240,3 +240,29 @@ def test_a_run_that_goes_on_after_a_crash_is_announced_as_adopted(bench: MakeBen
     started = [event for event in on.events if isinstance(event, events.AttemptStarted)]
     assert [event.adopted for event in started] == [True]
     assert dataclasses.asdict(started[0])["attempt"]["number"] == 1
+
+
+def test_replace_stops_the_running_child_for_the_one_that_is_due(bench: MakeBench) -> None:
+    waits_forever = "import signal; print('ready', flush=True); signal.pause()"
+    on = bench(waits_forever, schedule="* * * * *", concurrencyPolicy="Replace")
+
+    def the_next_tick_comes_while_it_runs(event: events.Event) -> None:
+        if isinstance(event, events.AttemptStarted) and event.recurrence.ordinal == 1:
+            on.now += timedelta(seconds=60)
+
+    def second_runs(facts: JobFacts) -> bool:
+        return any(
+            item.ordinal == 2 and item.attempts and item.attempts[0].executions
+            for item in facts.recurrences
+        )
+
+    engine = Engine(
+        on.store, on.executor, policy("structured"), on.job.id,
+        listener=the_next_tick_comes_while_it_runs, clock=lambda: on.now, idle=on._idle,
+    )  # fmt: skip
+    engine.run(second_runs)
+    first = on.store.history(on.job.id)[0]
+    assert first.state is RecurrenceState.CANCELLED
+    assert first.attempts[0].outcome is Outcome.CANCELLED
+    assert "replaced by the recurrence of" in first.attempts[0].detail
+    on.executor.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,18 @@ from zeus_operator.local.home import Home
 from tests.support import tiny_training
 from tests.support.eventually import eventually
 from tests.support.local_children import spec as child_spec
+from tests.support.run_program import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADMIN_LIMIT_WATTS = 225.0
+
+
+@functools.cache
+def _server() -> ForkServerContext:
+    """Return the context of a process that only forks; it holds no connection and no thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.run_program"])
+    return context
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,25 @@ class Machine:
         )
 
     def run(self, *arguments: str, **variables: str) -> Ran:
-        """Run the program to its end."""
-        with self.start(*arguments, **variables) as process:
-            output, errors = process.communicate(timeout=300)
-        lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-        return Ran(process.returncode, lines, errors)
+        """Run the program to its end.
+
+        Forked from a process that has imported everything: most of what such a short run takes
+        would be imports.
+        """
+        output, errors = (self.home.root.parent / name for name in ("stdout", "stderr"))
+        process = _server().Process(
+            target=run_forked,
+            args=(
+                [str(self.home.root), str(self.manifest), *arguments],
+                {**self.environment, **variables},
+                (output, errors),
+            ),
+        )
+        process.start()
+        process.join(timeout=300)
+        assert process.exitcode is not None, "the program does not end"
+        lines = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+        return Ran(process.exitcode, lines, errors.read_text("utf-8"))
 
     def limit_comes_back(self) -> None:
         """Wait until the limit is what it was before anything ran."""

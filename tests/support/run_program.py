@@ -98,5 +98,21 @@ def main() -> None:
     sys.exit(130 if summary.stopped else 1 if summary.failed or summary.paused else 0)
 
 
+def run_forked(
+    arguments: list[str], environment: dict[str, str], streams: tuple[Path, Path]
+) -> None:
+    """Become the program, in a forked process: session, environment and streams of its own."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor, path in enumerate(streams, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.argv[1:] = arguments
+    main()
+
+
 if __name__ == "__main__":
     main()

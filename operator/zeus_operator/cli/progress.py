@@ -134,6 +134,8 @@ class LiveDisplay(AbstractContextManager["LiveDisplay"]):
                 return
             case _:
                 pass
+        # Else what is printed now would stand above a line that is not true any more.
+        self._live.refresh()
         style = _style(event)
         for index, line in enumerate(lines.event_lines(event)):
             self._console.print(Text(line, style=style if index == 0 else "dim"))

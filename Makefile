@@ -41,7 +41,7 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml (hashes, no addresse
 .PHONY: demo
 demo: setup ## A recurring training job, optimized before your eyes: no cluster, no GPU needed
 	@mkdir -p $(dir $(DEMO_REPORT))
-	@$(BIN)/zeusctl --home $(DEMO_HOME) run examples/digits/zeusjob.yaml \
+	@$(BIN)/zeusctl run examples/digits/zeusjob.yaml --home $(DEMO_HOME) \
 		--gpu simulated --seed $(SEED) --recurrences $(DEMO_RECURRENCES) --control $(DEMO_CONTROL) \
 		--report $(DEMO_REPORT)
 

@@ -28,9 +28,9 @@ if ! .venv/bin/uv --version >/dev/null 2>&1; then
     -r requirements/bootstrap.txt
 fi
 
-echo "set-up: installing the locked packages into .venv (torch is large: about 3 GB to download once)"
+echo "set-up: the locked packages go into .venv (torch is large: about 3 GB to download, once)"
 export VIRTUAL_ENV="$PWD/.venv"
 .venv/bin/uv pip install --quiet --require-hashes -r requirements/dev.txt
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
-.venv/bin/python -m gpu_simulator.build >/dev/null
+.venv/bin/python -c "import gpu_simulator; gpu_simulator.build_library()"
 echo "set-up: done"

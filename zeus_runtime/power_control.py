@@ -225,9 +225,7 @@ class PowerControl:
             self.wake_at = WARM_UP_STEPS
         elif self._state is _State.TRIAL and self._trial is not None:
             self.wake_at = self._trial.wake_at
-        elif self._state is _State.OFF or (
-            self._state is _State.HOLDING and self._holds_best
-        ):
+        elif self._state is _State.OFF or (self._state is _State.HOLDING and self._holds_best):
             self.wake_at = NEVER  # what happens to a lease is seen at the next epoch
         else:
             self._patience = min(2 * self._patience, LONGEST_CHECK_STEPS)

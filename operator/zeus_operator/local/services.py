@@ -88,6 +88,8 @@ def _agent(gpus: Gpus, notify: Callable[[str], None]) -> Iterator[str | None]:
     agent = LocalAgent(gpus.folder, gpus.uuids, gpus.environment, notify=notify)
     try:
         node = agent.start()
+        if node.simulated and not gpus.simulated:
+            notify("the driver of this machine is a simulated one (figures are simulated)")
         unsettable = [gpu for gpu in node.gpus if not gpu.can_set_power_limit]
         for gpu in unsettable:
             if gpu.uuid in gpus.uuids:

@@ -46,7 +46,7 @@ class SimulatedGpuSettings:
     tick_milliseconds: float = 20.0
     noise: float = 0.01
     workload: str = "shufflenetv2"
-    time_scale: float = 0.1
+    time_scale: float = 0.15
     seed: int = 0
 
     @classmethod

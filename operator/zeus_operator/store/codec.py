@@ -17,7 +17,9 @@ from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situa
 from zeus_operator.records import DecisionRecord, ProfileRecord
 from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
 
-_NON_FINITE = "float:"
+_NON_FINITE = {f"float:{value}": value for value in (math.nan, math.inf, -math.inf)}
+_TEXT = "text:"
+"""Marks a string that would otherwise be read back as something else."""
 
 
 def utc(moment: datetime | None) -> datetime | None:
@@ -32,9 +34,10 @@ def clean_text(text: str) -> str:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{_NON_FINITE}{value}"
+        return f"float:{value}"
     if isinstance(value, str):
-        return clean_text(value)
+        text = clean_text(value)
+        return _TEXT + text if text in _NON_FINITE or text.startswith(_TEXT) else text
     if isinstance(value, Mapping):
         return {clean_text(str(key)): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -43,8 +46,8 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_NON_FINITE):
-        return float(value.removeprefix(_NON_FINITE))
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value.removeprefix(_TEXT))
     if isinstance(value, dict):
         return {key: _from_json(item) for key, item in value.items()}
     if isinstance(value, list):

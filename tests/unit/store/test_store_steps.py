@@ -94,7 +94,7 @@ def test_a_decision_comes_back_as_it_was_stored(store: Store) -> None:
     _job, recurrence, _ = started(store)
     whole = decision(
         cost_threshold_joules=1e4 / 3,
-        candidates=(Candidate(32, 2, 1.5, None, 0.25, math.inf, "tried"),),
+        candidates=(Candidate(32, 2, 1.5, None, math.inf, 0.25, note="tried"),),
         problem=Problem((16, 32), 32, 20, 3),
         situation=Situation(2, (16,), (32,), "V100", 2),
         target=0.9,
@@ -145,6 +145,14 @@ def test_a_result_that_json_and_postgres_can_not_take_is_stored_as_it_is(store: 
     assert result.energy_joules == math.inf
     closed = store.close_attempt(CloseAttempt(attempt.id, Outcome.NO_TELEMETRY, "", False), at(4))
     assert closed.cost_joules is None
+
+
+@pytest.mark.parametrize("note", ["float:abc", "float:nan", "float:", "text:float:nan", "text:"])
+def test_a_result_can_not_make_the_history_unreadable_by_its_words(store: Store, note: str) -> None:
+    job, recurrence, attempt = started(store)
+    run = execution_of(result_for(job, recurrence, attempt, note=note))
+    stored = store.record_execution(attempt.id, run, at(3))
+    assert stored.executions == (run,)
 
 
 def test_closing_bills_learns_and_keeps_the_profile_in_one_step_and_once(store: Store) -> None:

@@ -8,6 +8,7 @@ import click
 
 from zeus_operator.cli.context import Settings, command_options, job_in_store, print_json
 from zeus_operator.cli.failures import WrongInput
+from zeus_operator.executors.retention import remove_runs
 
 
 @click.command("delete")
@@ -28,11 +29,17 @@ def delete(settings: Settings, job: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @command_options
 def reset(settings: Settings, job: str, yes: bool) -> None:
-    """Erase the history of JOB and everything that it has learned."""
-    with job_in_store(settings, job) as (store, record), store.job_lock(record.id):
+    """Erase the history of JOB and everything that it has learned, also after delete."""
+    with (
+        job_in_store(settings, job, or_deleted=True) as (store, record),
+        store.job_lock(record.id),
+    ):
         count = len(store.history(record.id))
         if not yes and not _confirmed(f"Erase {count} recurrences of {record.key} for good?"):
             raise WrongInput("nothing was erased; give --yes to erase without being asked")
+        # Files first: once the history is gone, nothing says any more whose they are.
+        for uid in store.incarnation_uids(record.id):
+            remove_runs(settings.home.runs, uid)
         store.reset_job(record.id, datetime.now(UTC))
     if settings.is_json:
         print_json({"job": record.key, "erased_recurrences": count})

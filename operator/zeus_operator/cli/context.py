@@ -101,19 +101,23 @@ def _fail(messages: list[str], code: ExitCode) -> None:
 
 
 @contextmanager
-def job_in_store(settings: Settings, name: str) -> Iterator[tuple[Store, JobRecord]]:
+def job_in_store(
+    settings: Settings, name: str, *, or_deleted: bool = False
+) -> Iterator[tuple[Store, JobRecord]]:
     """Open the store and find the job.
 
     Args:
         settings: of the command.
         name: `name` or `namespace/name`.
+        or_deleted: whether a job that was deleted will do where none lives.
 
     Raises:
         WrongInput: there is no such job; the text names those there are.
     """
     namespace, _, short = name.rpartition("/")
     with open_store(settings.home) as store:
-        job = store.job(namespace or "default", short)
+        find = store.latest_job if or_deleted else store.job
+        job = find(namespace or "default", short)
         if job is None:
             known = ", ".join(record.key for record in store.jobs()) or "none yet"
             raise WrongInput(f"there is no job {namespace or 'default'}/{short}; known: {known}")

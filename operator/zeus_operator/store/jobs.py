@@ -26,7 +26,12 @@ from zeus_operator.store.models import (
     recurrences,
     run_requests,
 )
-from zeus_operator.store.reading import job_record, request_record, select_jobs
+from zeus_operator.store.reading import (
+    job_record,
+    request_record,
+    select_incarnations,
+    select_jobs,
+)
 from zeus_runtime.protocol import Outcome
 
 
@@ -37,6 +42,24 @@ def find_job(connection: Connection, namespace: str, name: str) -> JobRecord | N
     )
     row = connection.execute(query).mappings().first()
     return None if row is None else job_record(row)
+
+
+def latest_job(connection: Connection, namespace: str, name: str) -> JobRecord | None:
+    """Return the living job of that name, else the one that was deleted last."""
+    query = (
+        select_incarnations()
+        .where(learned_states.c.namespace == namespace, learned_states.c.name == name)
+        .order_by(jobs.c.deleted_at.desc().nulls_first(), jobs.c.id.desc())
+    )
+    row = connection.execute(query.limit(1)).mappings().first()
+    return None if row is None else job_record(row)
+
+
+def incarnation_uids(connection: Connection, job_id: int) -> tuple[str, ...]:
+    """Return the uids of all incarnations of the job's name, the oldest first."""
+    learned = select(jobs.c.learned_state_id).where(jobs.c.id == job_id).scalar_subquery()
+    query = select(jobs.c.uid).where(jobs.c.learned_state_id == learned).order_by(jobs.c.id)
+    return tuple(connection.execute(query).scalars())
 
 
 def all_jobs(connection: Connection) -> tuple[JobRecord, ...]:
@@ -129,6 +152,12 @@ def delete_job(connection: Connection, job_id: int, now: datetime) -> None:
     connection.execute(
         update(jobs).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None)).values(deleted_at=now)
     )
+    # Recurrences first: their locks keep out whoever decides an attempt, so none is missed.
+    connection.execute(
+        update(recurrences)
+        .where(recurrences.c.job_id == job_id, recurrences.c.ended_at.is_(None))
+        .values(state=RecurrenceState.CANCELLED.value, reason="the job was deleted", ended_at=now)
+    )
     mine = select(recurrences.c.id).where(recurrences.c.job_id == job_id)
     connection.execute(
         update(attempts)
@@ -141,11 +170,6 @@ def delete_job(connection: Connection, job_id: int, now: datetime) -> None:
         )
     )
     connection.execute(
-        update(recurrences)
-        .where(recurrences.c.job_id == job_id, recurrences.c.ended_at.is_(None))
-        .values(state=RecurrenceState.CANCELLED.value, reason="the job was deleted", ended_at=now)
-    )
-    connection.execute(
         update(run_requests)
         .where(run_requests.c.job_id == job_id, run_requests.c.closed_at.is_(None))
         .values(closed_at=now)
@@ -153,15 +177,30 @@ def delete_job(connection: Connection, job_id: int, now: datetime) -> None:
 
 
 def reset_job(connection: Connection, job_id: int, now: datetime) -> None:
-    """Erase history and learned state of every incarnation; the job itself stays.
+    """Erase history and learned state of every incarnation; a living job itself stays.
 
     The last tick stays as well, so that a reset never makes a tick run twice.
+
+    Raises:
+        StoreError: there is no such job, or it was deleted and lives again.
     """
     learned_state_id = connection.execute(
         select(jobs.c.learned_state_id).where(jobs.c.id == job_id)
     ).scalar_one_or_none()
     if learned_state_id is None:
         raise StoreError(f"there is no job {job_id}")
+    # `apply_job` locks this as well: no incarnation comes to life meanwhile.
+    connection.execute(
+        select(learned_states.c.id).where(learned_states.c.id == learned_state_id).with_for_update()
+    )
+    living_id = connection.execute(
+        select(jobs.c.id).where(
+            jobs.c.learned_state_id == learned_state_id, jobs.c.deleted_at.is_(None)
+        )
+    ).scalar_one_or_none()
+    if living_id not in (None, job_id):
+        # The caller holds the lock of the deleted one, so the living one may be at work.
+        raise StoreError(f"job {job_id} was deleted and has been run again since: try again")
     for table in (observations, power_profiles, recurrences):
         connection.execute(delete(table).where(table.c.learned_state_id == learned_state_id))
     incarnations = select(jobs.c.id).where(jobs.c.learned_state_id == learned_state_id)

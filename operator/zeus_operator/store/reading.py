@@ -49,18 +49,24 @@ def _aware(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def select_incarnations() -> Select[Any]:
+    """Return the query of jobs, living or deleted, with what belongs to their name."""
+    return select(
+        jobs, learned_states.c.namespace, learned_states.c.name, learned_states.c.last_tick
+    ).join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
+
+
 def select_jobs() -> Select[Any]:
-    """Return the query of living jobs with their namespace and name."""
+    """Return the query of living jobs by namespace and name."""
     return (
-        select(jobs, learned_states.c.namespace, learned_states.c.name)
-        .join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
+        select_incarnations()
         .where(jobs.c.deleted_at.is_(None))
         .order_by(learned_states.c.namespace, learned_states.c.name)
     )
 
 
 def job_record(row: RowMapping) -> JobRecord:
-    """Return a row of `select_jobs`."""
+    """Return a row of `select_incarnations`."""
     return JobRecord(
         id=row["id"],
         namespace=row["namespace"],
@@ -79,20 +85,7 @@ def job_record(row: RowMapping) -> JobRecord:
 
 def job_by_id(connection: Connection, job_id: int) -> tuple[JobRecord, int, datetime | None] | None:
     """Return a job, living or deleted, with its learned state's id and last tick."""
-    row = (
-        connection.execute(
-            select(
-                jobs,
-                learned_states.c.namespace,
-                learned_states.c.name,
-                learned_states.c.last_tick,
-            )
-            .join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
-            .where(jobs.c.id == job_id)
-        )
-        .mappings()
-        .first()
-    )
+    row = connection.execute(select_incarnations().where(jobs.c.id == job_id)).mappings().first()
     if row is None:
         return None
     return job_record(row), row["learned_state_id"], utc(row["last_tick"])

@@ -124,6 +124,14 @@ class Store:
         """Return the living job of that name."""
         return self._database.read(lambda c: job_steps.find_job(c, namespace, name))
 
+    def latest_job(self, namespace: str, name: str) -> JobRecord | None:
+        """Return the living job of that name, else the one that was deleted last."""
+        return self._database.read(lambda c: job_steps.latest_job(c, namespace, name))
+
+    def incarnation_uids(self, job_id: int) -> tuple[str, ...]:
+        """Return the uids of all incarnations that share the job's history."""
+        return self._database.read(lambda c: job_steps.incarnation_uids(c, job_id))
+
     def jobs(self) -> tuple[JobRecord, ...]:
         """Return all living jobs by namespace and name."""
         return self._database.read(job_steps.all_jobs)
@@ -137,7 +145,11 @@ class Store:
         self._database.write(lambda c: job_steps.delete_job(c, job_id, now))
 
     def reset_job(self, job_id: int, now: datetime) -> None:
-        """Erase the job's history and everything that it has learned."""
+        """Erase the history of the job's name and everything learned; a living job stays.
+
+        Raises:
+            StoreError: there is no such job, or it was deleted and lives again.
+        """
         self._database.write(lambda c: job_steps.reset_job(c, job_id, now))
 
     def job_lock(self, job_id: int) -> JobLock:

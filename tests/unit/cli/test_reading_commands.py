@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from zeus_operator.actions import CreateRecurrence, DecideAttempt
 from zeus_operator.cli.main import main
+from zeus_operator.executors import rundir
 from zeus_operator.records import DecisionRecord, RecurrenceKind
 from zeus_operator.store.store import Store
 
@@ -270,6 +271,38 @@ def test_reset_asks_first_and_then_erases_everything(zeusctl: Zeusctl, store: St
     assert output(zeusctl("reset", "digits", "--yes")) == "default/digits: 6 recurrences erased.\n"
     assert store.history(job.id) == ()
     assert store.observations(job.id) == ()
+
+
+def test_reset_removes_what_the_runs_left_on_disk(
+    zeusctl: Zeusctl, store: Store, tmp_path: Path
+) -> None:
+    with_history(store)
+    first = store.job("default", "digits")
+    assert first is not None
+    output(zeusctl("delete", "digits"))
+    second = store_history(store, ())
+    runs = tmp_path / "home" / "runs"
+    for uid in (first.uid, second.uid, "of-another-job"):
+        folder = runs / f"digits-{uid}"
+        folder.mkdir(parents=True)
+        (folder / rundir.OWNER).write_text(json.dumps({"job_uid": uid}))
+
+    assert zeusctl("reset", "digits", input="n\n").exit_code == 2
+    assert len(list(runs.iterdir())) == 3
+    output(zeusctl("reset", "digits", "--yes"))
+
+    assert [folder.name for folder in runs.iterdir()] == ["digits-of-another-job"]
+
+
+def test_reset_reaches_what_a_deleted_job_has_left(zeusctl: Zeusctl, store: Store) -> None:
+    with_history(store)
+    output(zeusctl("delete", "digits"))
+
+    assert output(zeusctl("reset", "digits", "--yes")) == "default/digits: 6 recurrences erased.\n"
+
+    again = store_history(store, ())
+    assert store.history(again.id) == ()
+    assert store.observations(again.id) == ()
 
 
 @pytest.mark.parametrize("command", [("delete", "digits"), ("reset", "digits", "--yes")])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 from zeus_operator.actions import CreateRecurrence, DecideAttempt
 from zeus_operator.records import RecurrenceKind, RecurrenceState
+from zeus_operator.store import steps
 from zeus_operator.store.connection import Database, StoreError, StoreUnavailable, open_engine
 from zeus_operator.store.store import JobBusy, Store
 
+from tests.support.eventually import eventually
 from tests.support.jobs import START, apply, at, decision, spec_document
 from zeus_runtime.protocol import Outcome
 
@@ -98,6 +101,59 @@ def test_reset_erases_history_but_not_the_job_or_its_last_tick(store: Store) -> 
     assert facts.last_ordinal == {}
     assert facts.last_scheduled_time == at(1)
     assert store.job("default", "digits") is not None
+
+
+def test_the_latest_incarnation_is_found_living_or_deleted(store: Store) -> None:
+    assert store.latest_job("default", "digits") is None
+    first = apply(store)
+    store.delete_job(first.id, at(1))
+    second = apply(store)
+    assert store.latest_job("default", "digits") == second
+    assert store.incarnation_uids(second.id) == (first.uid, second.uid)
+    store.delete_job(second.id, at(2))
+    assert store.latest_job("default", "digits") == second
+
+
+def test_reset_of_a_deleted_job_leaves_nothing_of_it_but_its_last_tick(store: Store) -> None:
+    job = apply(store)
+    create(store, job.id)
+    store.delete_job(job.id, at(2))
+    store.reset_job(job.id, at(3))
+    assert store.latest_job("default", "digits") is None
+    back = apply(store)
+    assert store.history(back.id) == ()
+    assert store.facts(back.id).last_scheduled_time == at(1)
+
+
+def test_reset_of_a_deleted_job_does_not_erase_under_its_next_incarnation(store: Store) -> None:
+    job = apply(store)
+    store.delete_job(job.id, at(1))
+    back = apply(store)
+    create(store, back.id)
+    with pytest.raises(StoreError, match="has been run again since"):
+        store.reset_job(job.id, at(3))
+    assert len(store.history(back.id)) == 1
+
+
+def test_an_attempt_that_is_decided_while_its_job_is_deleted_is_cancelled_as_well(
+    store: Store,
+) -> None:
+    job = apply(store)
+    recurrence = store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1)), at(1))
+    deleting = threading.Thread(target=store.delete_job, args=(job.id, at(2)))
+
+    def waits_for_us() -> bool:
+        blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        return bool(store._database.read(lambda c: c.exec_driver_sql(blocked)).scalar())
+
+    with store._database.engine.begin() as connection:
+        action = DecideAttempt(recurrence.id, 1, "child", decision())
+        steps.decide_attempt(connection, action, at(2))
+        deleting.start()
+        eventually(waits_for_us, "the deletion meets the recurrence that is being decided")
+    deleting.join()
+    (cancelled,) = store.facts(job.id).recurrences[0].attempts
+    assert cancelled.outcome is Outcome.CANCELLED
 
 
 def test_a_killed_command_resumes_its_request_instead_of_asking_for_more(store: Store) -> None:

@@ -53,6 +53,8 @@ def open_engine(url: str, *, pool_size: int = 4) -> Engine:
     """Return an engine for `url`; nothing is connected yet."""
     return create_engine(
         database_url(url),
+        # What comes after a lock must see what its last holder did, whatever the server's default.
+        isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=4,
         pool_pre_ping=True,
@@ -101,6 +103,11 @@ class Database:
         self._sleep = sleep
         self._recover = recover
 
+    @property
+    def address(self) -> str:
+        """The database's URL for messages, without its password."""
+        return self.engine.url.render_as_string()
+
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction.
 
@@ -126,8 +133,7 @@ class Database:
                     raise
                 if pause_seconds is None:
                     raise StoreUnavailable(
-                        f"PostgreSQL at {self.engine.url.render_as_string()} does not answer: "
-                        f"{str(error.orig).strip()}"
+                        f"PostgreSQL at {self.address} does not answer: {str(error.orig).strip()}"
                     ) from error
             self._sleep(pause_seconds)
             if self._recover is not None:

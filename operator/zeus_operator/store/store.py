@@ -11,7 +11,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import DBAPIError
 
 from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
 from zeus_operator.optimizer.types import Observation
@@ -65,16 +66,22 @@ class Store:
         """Connect to `url` and bring its schema up to date.
 
         Raises:
-            StoreError: the URL is not one of PostgreSQL.
+            StoreError: the URL is not one of PostgreSQL, or its user may not make the tables.
             StoreUnavailable: nobody answers there.
         """
         store = cls(open_engine(url), recover=recover)
-        store._database.write(migrate)
+        try:
+            store._database.write(migrate)
+        except DBAPIError as error:
+            store.close()
+            raise StoreError(
+                f"the schema of {store._database.address} can't be brought up to date: "
+                f"{str(error.orig).strip()}"
+            ) from error
+        except BaseException:
+            store.close()
+            raise
         return store
-
-    def ping(self) -> None:
-        """Ask the server for an answer."""
-        self._database.read(lambda connection: connection.execute(text("SELECT 1")))
 
     def close(self) -> None:
         """Close all connections."""

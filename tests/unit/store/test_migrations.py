@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import uuid
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 from zeus_operator.store.connection import StoreError, database_url
-from zeus_operator.store.migrate import current_revision, newest_revision
+from zeus_operator.store.migrate import MIGRATIONS, NEWEST_REVISION, current_revision
 from zeus_operator.store.models import metadata
 from zeus_operator.store.store import Store
 
+from tests.support.eventually import eventually
 from tests.support.jobs import apply
 from tests.support.postgres import TestServer
 
@@ -25,7 +30,53 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(database: str) -> 
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        assert current_revision(connection) == newest_revision()
+        assert current_revision(connection) == NEWEST_REVISION
+
+
+def test_the_revision_written_down_is_that_of_the_newest_migration() -> None:
+    assert ScriptDirectory(str(MIGRATIONS)).get_current_head() == NEWEST_REVISION
+
+
+def test_a_schema_that_is_up_to_date_is_opened_without_alembic(
+    database: str, postgres_server: TestServer
+) -> None:
+    program = (
+        "import sys; from zeus_operator.store.store import Store; "
+        "Store.connect(sys.argv[1]).close(); print('alembic' in sys.modules)"
+    )
+
+    def imports_alembic(url: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, url], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert imports_alembic(database) == "False"
+    with postgres_server.database(empty=True) as url:
+        assert imports_alembic(url) == "True"
+
+
+def test_a_user_who_may_not_make_tables_is_told_so_and_no_session_stays_open(
+    postgres_server: TestServer,
+) -> None:
+    with postgres_server.database(empty=True) as url:
+        owner = create_engine(url, poolclass=NullPool)
+        role = f"nobody_{uuid.uuid4().hex[:12]}"
+        with owner.begin() as connection:
+            connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        try:
+            limited = make_url(url).set(username=role).render_as_string(hide_password=False)
+            with pytest.raises(StoreError, match="can't be brought up to date: permission denied"):
+                Store.connect(limited)
+            with owner.connect() as connection:
+                sessions = text("SELECT count(*) FROM pg_stat_activity WHERE usename = :role")
+                eventually(
+                    lambda: connection.execute(sessions, {"role": role}).scalar() == 0,
+                    "the session of the refused user ends",
+                )
+        finally:
+            with owner.begin() as connection:
+                connection.execute(text(f"DROP ROLE {role}"))
 
 
 def test_stores_that_connect_at_once_migrate_once(postgres_server: TestServer) -> None:

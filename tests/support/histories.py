@@ -158,8 +158,8 @@ def _attempt(
             policy="structured",
             sentence=source.sentence,
             candidates=(
-                Candidate(batch_size=128, runs=2, expected_cost_joules=1900.0, score=0.4),
-                Candidate(batch_size=256, runs=1, expected_cost_joules=2100.0, score=0.1),
+                Candidate(batch_size=128, runs=2, typical_cost_joules=1900.0),
+                Candidate(batch_size=256, runs=1, typical_cost_joules=2100.0),
             ),
         ),
         decided_at=when,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,16 @@ from zeus_operator.optimizer import POLICY_NAMES, policy
 from zeus_operator.optimizer.types import Candidate, Choice, Observation
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
 from zeus_operator.report import units
+
+_LEGEND = {
+    "typical cost": "typical cost: of an attempt that runs until it reaches the target; half of "
+    "them cost less.",
+    "80 % range": "80 % range: one attempt in ten costs less, and one in ten more.",
+    "net gain": "net gain: what later recurrences are expected to save by trying it, less what "
+    "the attempt costs over the cheapest.",
+    "drawn cost": "drawn cost: a draw from the belief about the mean cost; the least is taken.",
+}
+"""What the columns of the candidates say, where it is not plain."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,9 @@ class Explanation:
 def explain(
     recurrence: RecurrenceRecord, attempt: AttemptRecord, observations: tuple[Observation, ...]
 ) -> Explanation:
-    """Make the stored decision again and compare.
+    """Make the stored decision again and compare what it tells the run to do.
+
+    The reason is not compared: a later release may put the same one in other words.
 
     Args:
         recurrence: of the attempt.
@@ -55,12 +68,17 @@ def _difference(attempt: AttemptRecord, again: Choice | None) -> str:
         return ""
     if again.batch_size != decision.batch_size:
         return f"batch size {again.batch_size} instead of {decision.batch_size}"
-    if again.cost_threshold_joules != decision.cost_threshold_joules:
-        now, then = again.cost_threshold_joules, decision.cost_threshold_joules
+    now, then = again.cost_threshold_joules, decision.cost_threshold_joules
+    if not _same(now, then):
         return f"a threshold of {units.joules(now)} instead of {units.joules(then)}"
-    if again.sentence != decision.sentence:
-        return f'another reason: "{again.sentence}"'
     return ""
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    """Whether two thresholds are the same but for the rounding of another CPU."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-9)
 
 
 def explanation_view(explanation: Explanation) -> dict[str, Any]:
@@ -91,22 +109,45 @@ def explanation_lines(explanation: Explanation) -> list[str]:
 
 
 def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
+    """Return the table of the arms; a column that no arm has a value for is left out."""
     rows = [
         (
             f"{'*' if candidate.batch_size == chosen else ' '} {candidate.batch_size}",
             str(candidate.runs),
-            units.joules(candidate.expected_cost_joules),
-            units.joules(candidate.standard_deviation_joules),
+            units.joules(candidate.typical_cost_joules),
+            _range(candidate),
             units.UNKNOWN
             if candidate.success_probability is None
             else f"{100 * candidate.success_probability:.0f} %",
-            units.UNKNOWN if candidate.score is None else units.significant(candidate.score),
+            units.joules(candidate.net_gain_joules),
+            units.joules(candidate.drawn_cost_joules),
             candidate.note,
         )
         for candidate in candidates
     ]
-    header = ("  batch size", "runs", "expected cost", "+/-", "reaches target", "score", "note")
-    return table(header, rows, left=frozenset({0, 6}))
+    header = (
+        *("  batch size", "runs", "typical cost", "80 % range"),
+        *("reaches target", "net gain", "drawn cost", "note"),
+    )
+    given = [
+        index
+        for index in range(len(header))
+        if any(row[index] not in (units.UNKNOWN, "") for row in rows)
+    ]
+    shown = table(
+        [header[index] for index in given],
+        [[row[index] for index in given] for row in rows],
+        left=frozenset(given.index(index) for index in (0, 7) if index in given),
+    )
+    legend = [text for name, text in _LEGEND.items() if header.index(name) in given]
+    return [*shown, *([""] if legend else []), *legend]
+
+
+def _range(candidate: Candidate) -> str:
+    low, high = candidate.low_cost_joules, candidate.high_cost_joules
+    if low is None or high is None:
+        return units.UNKNOWN
+    return f"{units.joules(low)} to {units.joules(high)}"
 
 
 def _how(attempt: AttemptRecord) -> str:

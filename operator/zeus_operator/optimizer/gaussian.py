@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+TENTH = 1.2815515655446004
+"""Standard deviations from a normal's mean to its first and last tenth: 80 % lie between."""
+
 _SQRT_HALF = math.sqrt(0.5)
 _INVERSE_SQRT_TWO_PI = 1.0 / math.sqrt(2.0 * math.pi)
 _LEAST_VARIANCE = 1e-12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from zeus_operator.optimizer.gaussian import safe_exp
+from zeus_operator.optimizer.gaussian import TENTH, safe_exp
 from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.types import Candidate, Choice, Problem, Situation
 from zeus_operator.optimizer.valuation import Prospect, attempt_cost, improvement
@@ -87,7 +87,7 @@ def select(
         return answer.limited(
             again,
             f"Attempt {situation.attempt}, after {failed} did not reach the target: batch size "
-            f"{again.batch_size}, which has reached it, at an expected {answer.expected(again)}.",
+            f"{again.batch_size}, which has reached it, at about {answer.typical(again)}.",
         )
     offered = [p for p in fitting if p.proven or not p.in_flight]
     chosen = max(offered, key=lambda p: ranking.score[p.arm])
@@ -116,22 +116,23 @@ def _without_experience(answer: _Answer, default: Prospect, untried: list[Prospe
 
 
 def _reason(answer: _Answer, chosen: Prospect, best: Prospect) -> str:
-    cost, least = answer.expected(chosen), answer.expected(best)
+    cost, least = answer.typical(chosen), answer.typical(best)
     if chosen is best:
         return (
-            f"Batch size {chosen.batch_size} again: expected {cost}, the least of those that have "
-            f"reached the target ({times(chosen.runs)}); no other promises enough to pay for a try."
+            f"Batch size {chosen.batch_size} again: about {cost} after {times(chosen.runs)}, the "
+            "best known; no other promises enough to pay for a try."
         )
     if chosen.proven:
         return (
-            f"Batch size {chosen.batch_size} again: expected {cost} after {times(chosen.runs)}, "
-            f"against {least} at the best known batch size {best.batch_size}; knowing it better "
-            "is worth the difference."
+            f"Batch size {chosen.batch_size} again: about {cost} after {times(chosen.runs)}, "
+            f"against about {least} at the best known batch size {best.batch_size}; knowing it "
+            "better is worth the difference."
         )
     return (
-        f"Trying {chosen.batch_size}: expected {cost} against {least} at the best known batch "
-        f"size {best.batch_size}, {percent(chosen.success_probability)} likely to reach the "
-        "target, and the gain of learning outweighs the risk."
+        f"Trying {chosen.batch_size}: about {cost}{answer.interval(chosen)}, against about {least} "
+        f"at the best known batch size {best.batch_size}; "
+        f"{percent(chosen.success_probability)} likely to reach the target, and the gain of "
+        "learning outweighs the risk."
     )
 
 
@@ -151,9 +152,16 @@ class _Answer:
             p.runs or p.failures for p in self.assessment.prospects
         )
 
-    def expected(self, prospect: Prospect) -> str:
-        """The expected cost of a run that reaches the target, in words."""
-        return joules(self.assessment.joules(_mean(prospect)))
+    def typical(self, prospect: Prospect) -> str:
+        """The typical cost of a run that reaches the target, in words."""
+        return joules(self._quantile(prospect, 0.0))
+
+    def interval(self, prospect: Prospect) -> str:
+        """The 80 % range of that cost in brackets; "" where it is unknown."""
+        low, high = self._quantile(prospect, -TENTH), self._quantile(prospect, TENTH)
+        if low is None or high is None:
+            return ""
+        return f" (80 % range {joules(low)} to {joules(high)})"
 
     def unlimited(self, prospect: Prospect, sentence: str) -> Choice:
         """Choose `prospect` without a threshold."""
@@ -185,20 +193,22 @@ class _Answer:
         )
 
     def _candidate(self, prospect: Prospect) -> Candidate:
-        variance = prospect.log_variance + prospect.run_variance
-        mean = _mean(prospect)
-        score = self.ranking.score.get(prospect.arm) if prospect.fits else None
+        gain = self.ranking.score.get(prospect.arm) if prospect.fits else None
         return Candidate(
             batch_size=prospect.batch_size,
             runs=prospect.runs,
-            expected_cost_joules=self.assessment.joules(mean),
-            standard_deviation_joules=self.assessment.joules(
-                mean * math.sqrt(safe_exp(variance) - 1.0)
-            ),
+            typical_cost_joules=self._quantile(prospect, 0.0),
+            low_cost_joules=self._quantile(prospect, -TENTH),
+            high_cost_joules=self._quantile(prospect, TENTH),
             success_probability=prospect.success_probability,
-            score=None if score is None else self.assessment.joules(score),
+            net_gain_joules=None if gain is None else self.assessment.joules(gain),
             note=self._note(prospect),
         )
+
+    def _quantile(self, prospect: Prospect, deviations: float) -> float | None:
+        """Cost of a run that reaches the target, its own luck included, so far off the median."""
+        spread = math.sqrt(prospect.log_variance + prospect.run_variance)
+        return self.assessment.joules(safe_exp(prospect.log_mean + deviations * spread))
 
     def _note(self, prospect: Prospect) -> str:
         notes = []
@@ -211,8 +221,3 @@ class _Answer:
         if self.assessment.borrowed:
             notes.append("cost from another GPU model")
         return ", ".join(notes)
-
-
-def _mean(prospect: Prospect) -> float:
-    """Expected cost of one run that reaches the target, its own luck included."""
-    return safe_exp(prospect.log_mean + 0.5 * (prospect.log_variance + prospect.run_variance))

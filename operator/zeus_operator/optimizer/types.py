@@ -82,18 +82,28 @@ class Candidate:
     """How one arm looked when the decision was made.
 
     Args:
-        expected_cost_joules: of one attempt that runs until it reaches the target; None: unknown.
+        runs: of this arm that the policy learned from.
+        typical_cost_joules: median of what one attempt that runs until it reaches the
+            target costs; None: unknown.  Not the mean: that of an arm never tried is
+            ruled by its unlikely, huge costs and fits no run at all.
+        low_cost_joules, high_cost_joules: it costs less than the one, and more than the
+            other, in one case of ten each; None: unknown.
         success_probability: that the target is reached at all.
-        score: what the policy ranks by, higher is better; None where it does not rank.
+        net_gain_joules: what policy `structured` ranks by: what later recurrences are
+            expected to save, less what the attempt costs over the cheapest one.
+        drawn_cost_joules: what policy `zeus` ranks by, lower is better: a draw from its
+            belief about the mean cost.
         note: one of the policy's own words, e.g. "pruned", "in flight".
     """
 
     batch_size: int
     runs: int
-    expected_cost_joules: float | None = None
-    standard_deviation_joules: float | None = None
+    typical_cost_joules: float | None = None
+    low_cost_joules: float | None = None
+    high_cost_joules: float | None = None
     success_probability: float | None = None
-    score: float | None = None
+    net_gain_joules: float | None = None
+    drawn_cost_joules: float | None = None
     note: str = ""
 
 

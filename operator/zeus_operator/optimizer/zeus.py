@@ -38,6 +38,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from statistics import NormalDist, fmean
 
+from zeus_operator.optimizer.gaussian import TENTH
 from zeus_operator.optimizer.learner import FoldingPolicy, Learner
 from zeus_operator.optimizer.types import Candidate, Choice, Observation, Problem, Situation
 from zeus_operator.optimizer.words import first_run_sentence, joules, times
@@ -203,15 +204,21 @@ class ZeusLearner(Learner):
             policy=self.policy_name,
         )
 
-    def _candidate(self, arm: int, score: float | None) -> Candidate:
+    def _candidate(self, arm: int, sample: float | None) -> Candidate:
         costs = self._costs.get(arm, [])
         over = self._pruning.expecting is None
+        mean = fmean(costs) if costs else None
+        low = high = None
+        if mean is not None and len(costs) > 1:
+            spread = TENTH * math.sqrt(_variance(costs))
+            low, high = max(0.0, mean - spread), mean + spread
         return Candidate(
             batch_size=arm,
             runs=len(costs),
-            expected_cost_joules=fmean(costs) if costs else None,
-            standard_deviation_joules=math.sqrt(_variance(costs)) if len(costs) > 1 else None,
-            score=score,
+            typical_cost_joules=mean,  # its belief is a Gaussian: the mean is the median
+            low_cost_joules=low,
+            high_cost_joules=high,
+            drawn_cost_joules=None if sample is None else -sample,
             note="pruned" if over and arm not in self._pruning.survivors else "",
         )
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import create_engine
+from sqlalchemy import text as sql
 from zeus_operator.actions import CreateRecurrence, DecideAttempt
 from zeus_operator.cli.main import main
+from zeus_operator.deciding import decide
 from zeus_operator.executors import rundir
+from zeus_operator.optimizer import policy
+from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import DecisionRecord, RecurrenceKind
 from zeus_operator.store.store import Store
 
@@ -155,6 +162,92 @@ def test_explain_says_where_the_stored_decision_is_not_what_the_history_gives(
 
     assert result.exit_code == 1
     assert f"DIFFERS: batch size {first.batch_size} instead of {forged.batch_size}" in result.stdout
+
+
+def test_explain_shows_costs_that_a_run_could_have_even_of_arms_never_tried(
+    zeusctl: Zeusctl, store: Store
+) -> None:
+    store_decisions(store, 2, lambda batch_size: 4000.0)
+
+    text = output(zeusctl("explain", "digits", "2"))
+    view = json.loads(output(zeusctl("explain", "digits", "2", "-o", "json")))
+
+    candidates = view["attempts"][0]["candidates"]
+    assert {c["batch_size"] for c in candidates if c["runs"] == 0} == {32, 64, 128, 512}
+    for candidate in candidates:
+        assert 1000.0 < candidate["typical_cost_joules"] < 9000.0
+        assert candidate["low_cost_joules"] < candidate["typical_cost_joules"]
+        assert candidate["high_cost_joules"] > candidate["typical_cost_joules"]
+    header = next(line for line in text.splitlines() if "batch size  runs" in line)
+    assert re.split(r"\s{2,}", header.strip()) == [
+        *("batch size", "runs", "typical cost", "80 % range", "reaches target", "net gain"),
+    ]
+    assert "score" not in text
+    assert "drawn cost" not in text  # only the policy zeus draws
+    assert "\n80 % range: one attempt in ten costs less" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"sentence": "the words of another release"}, True),
+        ({"cost_threshold_joules": 1.0 + 1e-13}, True),
+        ({"cost_threshold_joules": 1.0 + 1e-3}, False),
+        ({"cost_threshold_joules": None}, False),
+    ],
+)
+def test_explain_compares_what_a_run_was_told_not_how_it_was_put(
+    zeusctl: Zeusctl, store: Store, changes: dict[str, Any], same: bool
+) -> None:
+    job = store_decisions(store, 1, lambda batch_size: 500.0)
+    observations = store.observations(job.id)
+    action = CreateRecurrence(job.id, RecurrenceKind.LEARNED, 2, START)
+    opened = store.create_recurrence(action, START)
+    spec = JobPlanSpec.from_document(job.spec)
+    decided = decide(store.facts(job.id), opened, spec, policy(job.policy))
+    threshold = decided.decision.cost_threshold_joules
+    assert observations
+    assert threshold is not None
+    if changes.get("cost_threshold_joules") is not None:
+        changes = {"cost_threshold_joules": changes["cost_threshold_joules"] * threshold}
+    store.decide_attempt(replace(decided, decision=replace(decided.decision, **changes)), START)
+
+    result = zeusctl("explain", "digits", "2")
+
+    assert result.exit_code == (0 if same else 1)
+    assert ("DIFFERS: a threshold of" in result.stdout) is not same
+
+
+def test_explain_reads_candidates_as_an_earlier_release_stored_them(
+    zeusctl: Zeusctl, store: Store, database: str
+) -> None:
+    store_decisions(store, 2, lambda batch_size: 500.0)
+    old = {
+        "batch_size": 64,
+        "runs": 0,
+        "expected_cost_joules": 718e3,
+        "standard_deviation_joules": 149e6,
+        "success_probability": 0.85,
+        "score": 13.0,
+        "note": "in flight",
+    }
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        rows = connection.execute(sql("SELECT id, decision FROM attempts")).all()
+        for identity, decision in rows:
+            document = json.dumps({**decision, "candidates": [old]})
+            connection.execute(
+                sql("UPDATE attempts SET decision = :document WHERE id = :id"),
+                {"document": document, "id": identity},
+            )
+    engine.dispose()
+
+    shown = output(zeusctl("explain", "digits", "2"))
+
+    assert "64" in shown
+    assert "85 %" in shown
+    assert "in flight" in shown
+    assert "149" not in shown
 
 
 def test_explain_of_a_control_run_says_that_no_policy_decided(

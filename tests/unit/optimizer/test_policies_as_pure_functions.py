@@ -63,9 +63,17 @@ def assert_sound(choice: Choice, offered: Problem) -> None:
         assert math.isfinite(choice.cost_threshold_joules)
         assert choice.cost_threshold_joules >= 0
     for candidate in choice.candidates:
-        for value in (candidate.expected_cost_joules, candidate.standard_deviation_joules):
+        costs = (
+            candidate.low_cost_joules,
+            candidate.typical_cost_joules,
+            candidate.high_cost_joules,
+        )
+        for value in costs:
             assert value is None or (math.isfinite(value) and value >= 0)
-        assert candidate.score is None or math.isfinite(candidate.score)
+        known = [value for value in costs if value is not None]
+        assert known == sorted(known)
+        for figure in (candidate.net_gain_joules, candidate.drawn_cost_joules):
+            assert figure is None or math.isfinite(figure)
         chance = candidate.success_probability
         assert chance is None or 0 <= chance <= 1
 

@@ -17,7 +17,7 @@ def stopped(history: HistoryBuilder, size: int, cost: float, epochs: int) -> His
 
 def mean_cost(history: HistoryBuilder, size: int) -> float | None:
     candidates = history.choose(ZeusPolicy()).candidates
-    return next(c.expected_cost_joules for c in candidates if c.batch_size == size)
+    return next(c.typical_cost_joules for c in candidates if c.batch_size == size)
 
 
 def test_a_run_stopped_before_its_first_epoch_becomes_the_best_arm():
@@ -60,8 +60,8 @@ def test_two_equal_costs_give_a_sample_without_spread():
     history = after((256, 100.0), (128, 80.0), (64, None), (512, None), (128, 80.0), (256, 100.0))
     for seed in range(50):
         choice = history.choose(ZeusPolicy(), seed=seed)
-        scores = {c.batch_size: c.score for c in choice.candidates}
-        assert (scores[128], scores[256]) == (-80.0, -100.0)
+        drawn = {c.batch_size: c.drawn_cost_joules for c in choice.candidates}
+        assert (drawn[128], drawn[256]) == (80.0, 100.0)
 
 
 def test_the_window_is_per_arm_so_an_unplayed_arm_never_ages():
@@ -71,7 +71,8 @@ def test_the_window_is_per_arm_so_an_unplayed_arm_never_ages():
     choice = history.choose(ZeusPolicy(window=5))
     assert next(c.runs for c in choice.candidates if c.batch_size == 256) == 2
     assert any(
-        history.choose(ZeusPolicy(window=2), seed=s).candidates[3].score != -101.0 for s in range(5)
+        history.choose(ZeusPolicy(window=2), seed=s).candidates[3].drawn_cost_joules != 101.0
+        for s in range(5)
     )
 
 

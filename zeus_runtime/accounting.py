@@ -9,8 +9,10 @@ from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import EpochUse, Ledger, Phase
 from zeus_runtime.meter import EnergyMeter, Mark
 from zeus_runtime.power_control import PowerControl
+from zeus_runtime.windows import Energy
 
 FINAL_WAIT_SECONDS = 1.0
+PATIENCE_SECONDS = 0.25  # a healthy GPU answers within milliseconds
 
 
 class Accounting:
@@ -31,7 +33,7 @@ class Accounting:
         self._epochs = 0
         self._steps = 0
         self._final = False
-        self._patience_seconds = 0.05
+        self._unanswered: Optional[Mark] = None
 
     @property
     def first(self) -> Optional[Mark]:
@@ -59,12 +61,12 @@ class Accounting:
         self._steps = steps
         return mark.time_seconds
 
-    def finish(self) -> None:
-        """The run ends: wait for the energy at this moment to be known."""
+    def finish(self, steps: int) -> None:
+        """The run ends after `steps`: wait for the energy at this moment to be known."""
         if self._first is None:
             return
         self._last = self._meter.mark()
-        self.ledger.begin_phase(self._last, self._steps, Phase.TRAINING)
+        self.ledger.begin_phase(self._last, steps, Phase.TRAINING)
         self._meter.wait(self._last, FINAL_WAIT_SECONDS)
         self._final = True
 
@@ -79,14 +81,21 @@ class Accounting:
         if self._final:
             now = mark.energy
         else:
-            # A hanging GPU makes the training thread wait once, not at each epoch.
-            now = self._meter.wait_rough(mark, self._patience_seconds)
-            self._patience_seconds = 0.05 if now is not None else 0.0
+            now = self._energy_at(mark)
         start = first.energy or first.rough
         if now is None or start is None:
             self.energy_joules = None
         else:
             self.energy_joules = max(now.joules - start.joules, 0.0)
+
+    def _energy_at(self, mark: Mark) -> Optional[Energy]:
+        """Return the energy at `mark`; a hanging GPU makes the training thread wait only once."""
+        before = self._unanswered
+        hanging = before is not None and not before.answered
+        now = self._meter.wait_rough(mark, 0.0 if hanging else PATIENCE_SECONDS)
+        if not hanging:
+            self._unanswered = None if now is not None else mark
+        return now
 
     def _epoch_use(self, control: Optional[PowerControl]) -> Optional[EpochUse]:
         """Return what one epoch takes at the limit held, or would take at the best one so far."""

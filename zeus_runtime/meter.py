@@ -48,6 +48,11 @@ class Mark:
         """Whether nothing more will be learned about it."""
         return self.failed or self.energy is not None
 
+    @property
+    def answered(self) -> bool:
+        """Whether the GPU was read after it, or is known not to answer."""
+        return self.settled or self.rough is not None
+
 
 class EnergyMeter:
     """Energy of one GPU since the process began to look.
@@ -137,7 +142,7 @@ class EnergyMeter:
     def wait_rough(self, mark: Mark, timeout_seconds: float = 0.05) -> Optional[Energy]:
         """Return the energy at `mark`, off by up to a tick if it is not known better yet."""
         with self._changed:
-            self._changed.wait_for(lambda: mark.settled or mark.rough is not None, timeout_seconds)
+            self._changed.wait_for(lambda: mark.answered, timeout_seconds)
             return mark.energy or mark.rough
 
     def close(self, timeout_seconds: float = 1.0) -> None:

@@ -241,7 +241,7 @@ class TrainingRun:
             self.notices.warn("telemetry", "report_metric was never called")
         self.wake_at = NEVER
         self.finish_work()
-        self._accounting.finish()
+        self._accounting.finish(self.steps)
         result = self._publish()
         if self._agent is not None:
             self._agent.close()
@@ -341,11 +341,26 @@ class TrainingRun:
 
     def _publish(self) -> Result:
         self._accounting.refresh(self._control)
+        self._say_if_energy_is_lost()
         result = self._result()
         self._file.write(result)
         if self._agent is not None:
             self._agent.report(result)
         return result
+
+    def _say_if_energy_is_lost(self) -> None:
+        """The GPU was there at first: say once that it no longer answers."""
+        if self._gpu is None or self._accounting.energy_joules is not None:
+            return
+        problem = self._accounting.problem
+        if not problem and not self._finished:
+            return  # it may only be slow to answer
+        self.notices.warn(
+            "energy",
+            f"the GPU could not be read after epoch {self.epochs} "
+            f"({problem or 'it did not answer'}). Energy is unknown while that lasts; training "
+            "goes on",
+        )
 
     def _result(self) -> Result:
         self._sequence += 1

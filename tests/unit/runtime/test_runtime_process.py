@@ -298,6 +298,9 @@ def test_a_gpu_that_fails_in_the_middle_does_not_break_training(
     assert ended.result is not None
     assert (ended.exit_code, ended.result.outcome) == (0, "reached"), ended.errors
     assert ended.result.epochs == 4
+    assert ended.result.energy_joules is None
+    assert "could not be read after epoch" in ended.result.note
+    assert ended.errors.count("could not be read after epoch") == 1
 
 
 def test_a_reset_of_the_counter_does_not_make_energy_negative_or_huge(lab: RuntimeLab) -> None:

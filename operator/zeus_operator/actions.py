@@ -11,9 +11,9 @@ from zeus_runtime.protocol import Outcome
 
 @dataclass(frozen=True)
 class CreateRecurrence:
-    """Insert a recurrence; UNIQUE (job, scheduled time) and (job, kind, ordinal) make it once.
+    """Insert a recurrence.
 
-    A skipped tick has the ordinal 0.
+    UNIQUE (job, scheduled time, kind) and (learned state, kind, ordinal) make it once.  A skipped tick has the ordinal 0.
     """
 
     job_id: int

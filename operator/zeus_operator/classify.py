@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import signal
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import DecisionRecord, ExecutionRecord
@@ -229,8 +230,15 @@ def _last_line(execution: ExecutionRecord) -> str:
     return f": {lines[-1][:300]}" if lines else ""
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer larger than any float
+        return False
 
 
 def _wrong_type(result: Result) -> str | None:
@@ -246,9 +254,9 @@ def _wrong_type(result: Result) -> str | None:
         value = getattr(result, name)
         if value is None and name in optional:
             continue
-        if not _is_number(value) or not math.isfinite(value):
+        if not _is_number(value) or not _is_finite(value):
             # A metric that is not finite is how a divergence looks.
-            if name in ("best_metric", "last_metric") and _is_number(value):
+            if name in ("best_metric", "last_metric") and isinstance(value, float):
                 continue
             return f"{name} is {value!r}"
     for name in ("attempt", "sequence", "batch_size", "epochs", "gpu_count"):
@@ -256,7 +264,7 @@ def _wrong_type(result: Result) -> str | None:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
             return f"{name} is {value!r}"
     for epoch, metric in result.milestones:
-        if not isinstance(epoch, int) or not _is_number(metric) or not math.isfinite(metric):
+        if not isinstance(epoch, int) or not _is_number(metric) or not _is_finite(metric):
             return f"milestone {epoch!r}, {metric!r}"
     for name in ("job", "recurrence", "gpu_model", "gpu_driver", "note"):
         if not isinstance(getattr(result, name), str):

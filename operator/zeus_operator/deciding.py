@@ -57,6 +57,7 @@ def decide(
         situation=situation,
         target=spec.target,
         eta=spec.eta,
+        metric_mode=spec.metric_mode.value,
     )
     name = child_name(facts.job, recurrence.kind, recurrence.scheduled_time, number)
     return DecideAttempt(recurrence.id, number, name, decision)

@@ -103,6 +103,11 @@ class JobPlanSpec:
         return replace(
             self,
             target=self.target if decision.target is None else decision.target,
+            metric_mode=(
+                self.metric_mode
+                if decision.metric_mode is None
+                else MetricMode(decision.metric_mode)
+            ),
             eta=self.eta if decision.eta is None else decision.eta,
             max_epochs=self.max_epochs if decision.problem is None else decision.problem.max_epochs,
         )

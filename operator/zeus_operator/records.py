@@ -28,7 +28,7 @@ class RecurrenceState(enum.StrEnum):
     REACHED = "reached"
     FAILED = "failed"  # out of attempts
     CANCELLED = "cancelled"
-    SKIPPED = "skipped"  # a tick that passed its starting deadline, or was forbidden
+    SKIPPED = "skipped"  # a tick that passed its starting deadline
 
 
 class AttemptState(enum.StrEnum):
@@ -104,6 +104,7 @@ class DecisionRecord:
     # spec has changed since.  None in what an earlier release has stored.
     target: float | None = None
     eta: float | None = None
+    metric_mode: str | None = None  # `MetricMode` value
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,11 @@ class AttemptRecord:
 
 @dataclass(frozen=True)
 class RecurrenceRecord:
-    """One scheduled need for a trained model.  UNIQUE on (job, scheduled time)."""
+    """One scheduled need for a trained model.  UNIQUE on (job, scheduled time, kind)."""
 
     id: int
     job_id: int
-    ordinal: int  # from 1, per job and kind; 0: a skipped tick
+    ordinal: int  # from 1, per kind, over all incarnations of the job; 0: a skipped tick
     kind: RecurrenceKind
     scheduled_time: datetime
     state: RecurrenceState

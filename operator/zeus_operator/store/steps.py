@@ -209,7 +209,8 @@ def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -
     results = believable_results(attempt.executions, attempt.decision, spec, identity)
     total = bill(results, spec.eta)
     last = attempt.executions[-1].result if attempt.executions else None
-    trusted = last if last is not None and results and last == results[-1] else None
+    # The very object: the last execution may repeat what an earlier one has rightly claimed.
+    trusted = last if results and results[-1] is last else None
     detail = action.detail
     learned = lesson(trusted, spec.eta) if action.learn else None
     if action.learn and learned is None:

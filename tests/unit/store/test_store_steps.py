@@ -234,6 +234,17 @@ def test_a_result_that_is_not_believed_is_not_billed(store: Store) -> None:
     assert store.facts(job.id).profiles == ()
 
 
+def test_an_execution_that_repeats_the_result_of_an_earlier_one_teaches_nothing(
+    store: Store,
+) -> None:
+    job, recurrence, attempt = started(store)
+    same = result_for(job, recurrence, attempt)
+    for uid, ended_at in (("run-1", at(10)), ("run-2", at(1))):  # eight seconds of one
+        store.record_execution(attempt.id, execution_of(same, uid=uid, ended_at=ended_at), at(20))
+    store.close_attempt(CloseAttempt(attempt.id, Outcome.REACHED, "ok", True), at(21))
+    assert store.facts(job.id).observations == ()
+
+
 def test_the_last_recurrence_completes_its_request(store: Store) -> None:
     job = apply(store)
     request = store.request_runs(job.id, LEARNED, 2, at(0))

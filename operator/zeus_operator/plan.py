@@ -18,6 +18,7 @@ from zeus_operator.actions import (
     CloseAttempt,
     CloseRecurrence,
     CreateRecurrence,
+    DecideAttempt,
     StartAttempt,
     StopAttempt,
     Wait,
@@ -73,11 +74,17 @@ def plan(
     opened = [item for item in facts.recurrences if item.state is RecurrenceState.OPEN]
     tick = _tick(facts, spec, now, opened, max_parallel)
     actions: list[Action] = []
+    has_decided = False
     for recurrence in opened:
         if recurrence.id in tick.replaced:
-            actions += _replace(facts, recurrence, spec, tick.due)
+            steps = list(_replace(facts, recurrence, spec, tick.due))
         else:
-            actions += _advance(facts, recurrence, spec, policy)
+            steps = list(_advance(facts, recurrence, spec, policy))
+        decides = any(isinstance(step, DecideAttempt) for step in steps)
+        if decides and has_decided:
+            continue  # on the next facts: a decision knows which others are in flight
+        has_decided |= decides
+        actions += steps
     paused = paused_reason(facts, spec)
     if not facts.job.suspended and not paused:
         actions += _create(facts, spec, now, opened, tick.due, max_parallel)

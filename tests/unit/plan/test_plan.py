@@ -177,6 +177,22 @@ class TestOpenRecurrences:
         assert isinstance(action, CloseAttempt)
         assert action.outcome is Outcome.REACHED
 
+    def test_what_counts_as_better_is_one_of_these_terms(self) -> None:
+        (decided,) = planned(facts(recurrence(1)))
+        assert isinstance(decided, DecideAttempt)
+        told = replace(decided.decision, batch_size=64)
+        failed = attempt(1, executions=(ran(Outcome.MAX_EPOCHS),), decision=told)
+        lower = {"metric": {"target": "0.1", "mode": "Min"}, "maxEpochs": 20}
+        (action,) = planned(facts(recurrence(1, failed)), objective=lower)
+        assert isinstance(action, CloseAttempt)
+        assert action.outcome is Outcome.MAX_EPOCHS  # 0.5 is not over 0.9, though it is under it
+        measured = failed.executions[0].result
+        assert measured is not None
+        ended = replace(failed, executions=(execution_of(replace(measured, outcome=None)),))
+        (action,) = planned(facts(recurrence(1, ended)), objective=lower)
+        assert isinstance(action, CloseAttempt)
+        assert action.outcome is Outcome.CRASHED
+
 
 def _problem(max_epochs: int) -> Any:
     from zeus_operator.optimizer.types import Problem
@@ -221,6 +237,20 @@ class TestWhatThePolicySees:
         other = recurrence(1, attempt(1, executions=(RUNNING,), decision=decision(16)))
         planned(facts(other, recurrence(2)), policy=policy)
         assert policy.asked[0][2].in_flight == (16,)
+
+    def test_two_are_not_decided_at_once_without_knowing_of_each_other(self) -> None:
+        both = (recurrence(1), recurrence(2))
+        (first,) = planned(facts(*both), max_parallel=2, concurrencyPolicy="Allow")
+        assert isinstance(first, DecideAttempt)
+        assert first.recurrence_id == 10
+        decided = recurrence(1, attempt(1, decision=first.decision))
+        start, second = planned(
+            facts(decided, recurrence(2)), max_parallel=2, concurrencyPolicy="Allow"
+        )
+        assert start == StartAttempt(101)
+        assert isinstance(second, DecideAttempt)
+        assert second.decision.situation is not None
+        assert second.decision.situation.in_flight == (32,)
 
 
 class TestFixedConfigurations:

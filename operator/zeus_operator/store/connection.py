@@ -113,23 +113,52 @@ class Database:
 
         Raises:
             StoreUnavailable: the server stayed away.
+            StoreError: it is there but can't do it, e.g. for want of disk space.
         """
-        return self._retried(work, isolation=None)
+        return self._retried(lambda: self._transaction(work, isolation=None))
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one consistent snapshot."""
-        return self._retried(work, isolation="REPEATABLE READ")
+        return self._retried(lambda: self._transaction(work, isolation="REPEATABLE READ"))
 
-    def _retried(self, work: Callable[[Connection], T], isolation: str | None) -> T:
+    def session(self, begin: Callable[[Connection], object]) -> Connection:
+        """Return a connection of the caller's own, on which `begin` has been done.
+
+        The caller closes it.  Where `begin` raises, its session is ended.
+
+        Raises:
+            StoreUnavailable: the server stayed away.
+        """
+
+        def opened() -> Connection:
+            connection = self.engine.connect()
+            try:
+                begin(connection)
+            except BaseException:
+                connection.invalidate()
+                connection.close()
+                raise
+            return connection
+
+        return self._retried(opened)
+
+    def _transaction(self, work: Callable[[Connection], T], isolation: str | None) -> T:
+        with self.engine.connect() as connection:
+            if isolation is not None:
+                connection = connection.execution_options(isolation_level=isolation)
+            with connection.begin():
+                return work(connection)
+
+    def _retried(self, work: Callable[[], T]) -> T:
         for pause_seconds in (*self._pauses_seconds, None):
             try:
-                with self.engine.connect() as connection:
-                    if isolation is not None:
-                        connection = connection.execution_options(isolation_level=isolation)
-                    with connection.begin():
-                        return work(connection)
+                return work()
             except DBAPIError as error:
                 if not is_transient(error):
+                    if isinstance(error, OperationalError):  # disk full, out of memory, shut out
+                        raise StoreError(
+                            f"PostgreSQL at {self.address} refuses: {str(error.orig).strip()}"
+                        ) from error
                     raise
                 if pause_seconds is None:
                     raise StoreUnavailable(

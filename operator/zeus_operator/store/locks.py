@@ -63,18 +63,12 @@ class JobLock:
                 if not is_transient(error):
                     raise
                 self._drop()
-        self._database.read(lambda connection: connection.execute(text("SELECT 1")))
-        connection = self._database.engine.connect()
-        try:
-            holder = self._try(connection)
-        except BaseException:
-            connection.invalidate()
-            connection.close()
-            raise
+        self._connection = self._database.session(self._take)
+
+    def _take(self, connection: Connection) -> None:
+        holder = self._try(connection)
         if holder is not None:
-            connection.close()
             raise JobBusy(self._job_id, holder)
-        self._connection = connection
 
     def _try(self, connection: Connection) -> str | None:
         """Return None if we have the lock now, else who has it."""
@@ -90,7 +84,9 @@ class JobLock:
                 text(
                     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
                     "WHERE locktype = 'advisory' AND classid = :class AND objid = :object "
-                    "AND granted"
+                    # The same key in another database of the server is another lock.
+                    "AND database = (SELECT oid FROM pg_database "
+                    "WHERE datname = current_database()) AND granted"
                 ),
                 {"class": _CLASS, "object": self._job_id & 0xFFFF_FFFF},
             ).scalar()

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from sqlalchemy import Connection
 from zeus_operator.actions import CreateRecurrence, DecideAttempt
 from zeus_operator.records import RecurrenceKind, RecurrenceState
 from zeus_operator.store import steps
@@ -274,6 +275,33 @@ def test_a_server_that_stays_away_gives_one_clear_error_after_bounded_retries() 
         database.read(lambda c: c.exec_driver_sql("SELECT 1"))
     assert pauses == [0.1, 0.2]
     assert len(recoveries) == 2
+
+
+def test_a_session_that_breaks_while_it_is_set_up_is_opened_again(store: Store) -> None:
+    pids = []
+
+    def begin(connection: Connection) -> None:
+        pids.append(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+        if len(pids) == 1:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with store._database.session(begin) as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() == pids[-1]
+    assert len(set(pids)) == 2
+
+
+def test_a_server_that_can_not_do_it_is_quoted_and_not_asked_again(store: Store) -> None:
+    tries = []
+
+    def work(connection: Connection) -> None:
+        tries.append(True)
+        connection.exec_driver_sql(
+            "DO $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$"
+        )
+
+    with pytest.raises(StoreError, match="refuses: no space left on device"):
+        store._database.write(work)
+    assert len(tries) == 1
 
 
 def test_an_error_of_ours_is_not_retried(store: Store) -> None:

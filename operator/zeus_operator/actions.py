@@ -13,7 +13,8 @@ from zeus_runtime.protocol import Outcome
 class CreateRecurrence:
     """Insert a recurrence.
 
-    UNIQUE (job, scheduled time, kind) and (learned state, kind, ordinal) make it once.  A skipped tick has the ordinal 0.
+    UNIQUE (job, scheduled time, kind) and (learned state, kind, ordinal) make it once.
+    A skipped tick has the ordinal 0.
     """
 
     job_id: int

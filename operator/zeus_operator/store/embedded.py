@@ -56,8 +56,8 @@ SETTINGS = {
 }
 
 _ELSEWHERE = (
-    "Set DATABASE_URL to a PostgreSQL you have (postgresql://user@host/database), "
-    "or run as a normal user."
+    "You can also use another PostgreSQL: set DATABASE_URL to "
+    "postgresql://user:password@host:5432/database."
 )
 
 
@@ -188,6 +188,8 @@ class EmbeddedPostgres:
                 f"initdb failed: {(done.stderr or done.stdout).strip()}\n{_ELSEWHERE}"
             )
         fresh.rename(cluster)
+        # Else a power cut may take the new name back, and the next start would remove the rest.
+        _sync_directory(self._layout.home)
 
     def _launch(self) -> Postmaster:
         command = [*_unprivileged(), str(_binary("postgres")), "-D", str(self._layout.cluster)]
@@ -327,8 +329,16 @@ def _unprivileged() -> tuple[str, ...]:
             return prefix
     raise EmbeddedPostgresError(
         "PostgreSQL does not run as root, and this root may not make a user namespace "
-        f"(unshare --user --map-user). {_ELSEWHERE}"
+        f"(unshare --user --map-user). Run as a normal user. {_ELSEWHERE}"
     )
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fits(directory: Path) -> bool:

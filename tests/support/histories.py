@@ -10,7 +10,7 @@ from typing import Any
 from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
 from zeus_operator.deciding import decide
 from zeus_operator.optimizer import policy
-from zeus_operator.optimizer.types import Candidate
+from zeus_operator.optimizer.types import Candidate, Problem
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import (
     AttemptRecord,
@@ -57,6 +57,11 @@ class Try:
     time_seconds: float = 8.0
     power_limit_watts: float | None = 175.0
     sentence: str = "Because it is expected to cost least."
+    gpu_model: str = GPU_MODEL
+    gpu_count: int = 1
+    target: float | None = None
+    eta: float | None = None
+    default_batch_size: int | None = None
 
     @property
     def cost_joules(self) -> float | None:
@@ -136,8 +141,8 @@ def _attempt(
         epochs=source.epochs,
         time_seconds=source.time_seconds,
         energy_joules=source.energy_joules,
-        gpu_model=GPU_MODEL,
-        gpu_count=1,
+        gpu_model=source.gpu_model,
+        gpu_count=source.gpu_count,
         gpu_driver="560.35",
         power_limit_watts=source.power_limit_watts,
         max_power_watts=MAX_POWER_WATTS,
@@ -161,6 +166,11 @@ def _attempt(
                 Candidate(batch_size=128, runs=2, typical_cost_joules=1900.0),
                 Candidate(batch_size=256, runs=1, typical_cost_joules=2100.0),
             ),
+            target=source.target,
+            eta=source.eta,
+            problem=None
+            if source.default_batch_size is None
+            else Problem((32, 64, 128, 256, 512), source.default_batch_size, 30),
         ),
         decided_at=when,
         outcome=source.outcome,
@@ -171,7 +181,7 @@ def _attempt(
         cost_joules=source.cost_joules,
         power_limit_watts=source.power_limit_watts,
         best_metric=0.971,
-        gpu_model=GPU_MODEL,
+        gpu_model=source.gpu_model,
         ended_at=when + timedelta(minutes=1),
     )
 

@@ -153,6 +153,7 @@ def savings_view(savings: Savings) -> dict[str, Any]:
         "learned_failed": savings.learned_failed,
         "default_failed": savings.control_failed,
         "unmeasured": savings.unmeasured,
+        "left_out": [plain(item) for item in savings.left_out],
     }
 
 

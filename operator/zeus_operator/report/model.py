@@ -60,6 +60,11 @@ class ReportData:
     environment: Environment
     generated_at: datetime
 
+    @property
+    def compared(self) -> tuple[RecurrenceRecord, ...]:
+        """The learned recurrences that the savings count."""
+        return tuple(r for r in self.learned if r.id in self.savings.compared)
+
 
 def gather(
     job: JobRecord, recurrences: Sequence[RecurrenceRecord], generated_at: datetime

@@ -115,19 +115,19 @@ def _tiles(data: ReportData) -> Iterator[Tile]:
 def _figures(data: ReportData) -> Iterator[Figure]:
     control = data.savings.control_cost
     preference = data.spec.objective.energy_preference
-    if any(r.cost_joules is not None for r in data.learned):
+    if data.compared:
         yield Figure(
             "Cost of each recurrence",
             f"Cost = {preference} x energy + (1 - {preference}) x largest power x time. All "
             "attempts of a recurrence count, the profiling of power limits included. The band is "
             "the 95 % interval of the default's mean.",
-            Markup(charts.cost_per_recurrence(data.learned, control)),  # noqa: S704 - our own SVG
+            Markup(charts.cost_per_recurrence(data.compared, control)),  # noqa: S704 - our own SVG
         )
         if control is not None:
             yield Figure(
                 "Cost so far",
                 "What the learned recurrences cost together, against as many of the default.",
-                Markup(charts.cumulative_cost(data.learned, control)),  # noqa: S704 - our own SVG
+                Markup(charts.cumulative_cost(data.compared, control)),  # noqa: S704 - our own SVG
             )
     if data.learned:
         sizes = data.spec.batch_size
@@ -230,6 +230,11 @@ def _facts(data: ReportData) -> Iterator[tuple[str, str]]:
             "Without a model",
             f"{savings.learned_failed} learned and {savings.control_failed} default recurrences; "
             "what they cost is counted",
+        )
+    if savings.left_out:
+        yield (
+            "Left out of the savings and costs",
+            "; ".join(f"{item.recurrences} {item.terms}" for item in savings.left_out),
         )
     if savings.unmeasured:
         yield "Without a measured cost", f"{savings.unmeasured} recurrences, left out"

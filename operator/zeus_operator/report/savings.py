@@ -9,7 +9,8 @@ recurrence that spent energy and delivered nothing counts against its side.
 
 The interval is for the ratio of two such figures: on the logarithm, by the
 delta method, with Student's t at Welch and Satterthwaite's degrees of freedom.
-With fewer than three recurrences on a side no interval is given.
+With fewer than three recurrences on a side no interval is given.  Recurrences
+that can't be compared with the newest are left out (`comparable`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord, RecurrenceState
+from zeus_operator.report.comparable import LeftOut, comparable
 from zeus_operator.report.statistics import student_t_quantile
 from zeus_runtime.protocol import Outcome
 
@@ -89,6 +91,8 @@ class Savings:
         control: the default configuration per finished model.
         learned_failed, control_failed: recurrences that reached no target.
         unmeasured: ended recurrences without a known cost; they are left out.
+        left_out: measured, but not to be compared with the newest.
+        compared: ids of the recurrences that are counted.
         note: why savings are not known; "": they are.
     """
 
@@ -98,6 +102,8 @@ class Savings:
     learned_failed: int
     control_failed: int
     unmeasured: int
+    left_out: tuple[LeftOut, ...] = ()
+    compared: frozenset[int] = frozenset()
     note: str = ""
 
 
@@ -138,8 +144,9 @@ def measure(recurrences: Sequence[RecurrenceRecord]) -> Savings:
     """
     ended = [r for r in recurrences if r.state in (RecurrenceState.REACHED, RecurrenceState.FAILED)]
     measured = [r for r in ended if r.cost_joules is not None]
-    learned = _samples(measured, RecurrenceKind.LEARNED)
-    control = _samples(measured, RecurrenceKind.CONTROL)
+    counted, left_out = comparable(measured)
+    learned = _samples(counted, RecurrenceKind.LEARNED)
+    control = _samples(counted, RecurrenceKind.CONTROL)
     last_third = learned[-math.ceil(len(learned) / 3) :] if learned else []
     note = ""
     if not any(sample.reached for sample in control):
@@ -153,6 +160,8 @@ def measure(recurrences: Sequence[RecurrenceRecord]) -> Savings:
         learned_failed=sum(not sample.reached for sample in learned),
         control_failed=sum(not sample.reached for sample in control),
         unmeasured=len(ended) - len(measured),
+        left_out=left_out,
+        compared=frozenset(r.id for r in counted),
         note=note,
     )
 

@@ -41,7 +41,22 @@ def interval_words(saving: Saving | None) -> str:
 
 
 def headline(savings: Savings) -> str:
-    """Return the result in one sentence: measured, with its interval, or why it is not known."""
+    """Return the result with its interval, or why it is not known, and what was left out."""
+    return " ".join(filter(None, (_result(savings), left_out_words(savings))))
+
+
+def left_out_words(savings: Savings) -> str:
+    """Return which recurrences are left out of the savings, as a sentence; "": none."""
+    if not savings.left_out:
+        return ""
+    parts = [
+        f"{item.recurrences} recurrence{'' if item.recurrences == 1 else 's'} {item.terms}"
+        for item in savings.left_out
+    ]
+    return f"Left out, because they can't be compared with the newest: {', '.join(parts)}."
+
+
+def _result(savings: Savings) -> str:
     cost = savings.overall.cost
     if cost is None:
         return savings.note or "Savings are not known yet: costs were not measured on both sides."

@@ -22,7 +22,14 @@ from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import DecisionRecord, RecurrenceKind
 from zeus_operator.store.store import Store
 
-from tests.support.histories import START, Try, recurrence, store_decisions, store_history
+from tests.support.histories import (
+    GPU_MODEL,
+    START,
+    Try,
+    recurrence,
+    store_decisions,
+    store_history,
+)
 from zeus_runtime.protocol import Outcome
 
 pytestmark = pytest.mark.postgres
@@ -76,6 +83,23 @@ def test_status_shows_every_job_with_what_it_saved(zeusctl: Zeusctl, store: Stor
     assert view["recurrences"]["reached"] == 3
     assert view["recurrences"]["control"] == 3
     assert view["savings"]["overall"]["cost"]["saved_fraction_low"] is not None
+    assert view["savings"]["left_out"] == []
+
+
+def test_status_says_what_the_savings_leave_out(zeusctl: Zeusctl, store: Store) -> None:
+    records = [
+        recurrence(1, [Try(256, gpu_model="A40")]),
+        recurrence(2, [Try(128)]),
+        recurrence(1, [Try(256)], RecurrenceKind.CONTROL),
+    ]
+    store_history(store, records)
+
+    text = output(zeusctl("status", "digits"))
+    savings = json.loads(output(zeusctl("status", "digits", "-o", "json")))["savings"]
+
+    assert f"1 recurrence on A40 (now {GPU_MODEL})." in text
+    assert savings["left_out"] == [{"recurrences": 1, "terms": f"on A40 (now {GPU_MODEL})"}]
+    assert savings["sentence"] in text
 
 
 def test_status_of_one_job_shows_what_is_open(zeusctl: Zeusctl, store: Store) -> None:

@@ -148,6 +148,19 @@ def test_a_job_without_energy_has_a_page_without_costs() -> None:
     assert "Batch sizes tried" in page.text
 
 
+def test_costs_of_another_gpu_are_not_drawn_beside_those_of_the_newest() -> None:
+    before = [recurrence(n, [Try(256, energy_joules=7e9, gpu_model="A40")]) for n in (1, 2)]
+    after = [recurrence(n, [Try(256, energy_joules=900.0)]) for n in (3, 4)]
+    control = [recurrence(1, [Try(256)], RecurrenceKind.CONTROL)]
+    data = gather(job_record(), [*before, *after, *control], NOW)
+    page = Page(render(data))
+
+    assert [r.ordinal for r in data.compared] == [3, 4]
+    assert [r.ordinal for r in data.learned] == [1, 2, 3, 4]
+    assert "GJ" not in page.text.split("Decisions")[0]
+    assert f"2 recurrences on A40 (now {GPU_MODEL})" in page.text
+
+
 def test_power_curves_are_per_thousand_samples_at_the_jobs_preference() -> None:
     (curve,) = power_curves([recurrence(1, [Try(256)])], eta=0.0)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
@@ -168,6 +170,81 @@ def test_energy_and_time_are_compared_as_well() -> None:
     assert overall.energy.fraction == pytest.approx(0.4)
     assert overall.time.fraction == pytest.approx(-0.5)
     assert (overall.energy.low, overall.energy.high) == (pytest.approx(0.4), pytest.approx(0.4))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"gpu_model": "V100"}, {"gpu_model": "A40"}, "on V100 (now A40)"),
+        (
+            {"gpu_model": "A40", "gpu_count": 2},
+            {"gpu_model": "A40"},
+            "on 2 x A40 (now A40)",
+        ),
+        ({"target": 0.9}, {"target": 0.97}, "with target 0.9 (now 0.97)"),
+        ({"eta": 0.5}, {"eta": 1.0}, "with energy preference 0.5 (now 1)"),
+    ],
+)
+def test_only_what_can_be_compared_with_the_newest_counts_and_the_rest_is_said(
+    before: dict[str, Any], now: dict[str, Any], words: str
+) -> None:
+    learned = [
+        recurrence(n, [Try(64, energy_joules=9e9, time_seconds=0.0, **before)]) for n in (1, 2, 3)
+    ] + [recurrence(n, [Try(64, energy_joules=120, time_seconds=0.0, **now)]) for n in (4, 5, 6)]
+    control = [
+        recurrence(1, [Try(256, energy_joules=7e9, time_seconds=0.0, **before)], CONTROL),
+        recurrence(2, [Try(256, energy_joules=200, time_seconds=0.0, **now)], CONTROL),
+    ]
+    savings = measure([*learned, *control])
+
+    assert savings.overall.cost is not None
+    assert savings.overall.cost.fraction == pytest.approx(0.4)
+    assert (savings.overall.recurrences, savings.converged.recurrences) == (3, 1)
+    assert savings.control_cost is not None
+    assert savings.control_cost.recurrences == 1
+    assert savings.compared == {4, 5, 6, 10_002}
+    sentence = f"Left out, because they can't be compared with the newest: 4 recurrences {words}."
+    assert headline(savings).endswith(sentence)
+
+
+def test_a_default_measured_on_another_gpu_is_no_default_to_compare_with() -> None:
+    control = replace(recurrence(1, [Try(256, gpu_model="V100")], CONTROL), id=1)
+    learned = replace(recurrence(1, [Try(64, gpu_model="A40")]), id=2)
+    savings = measure([learned, control])
+
+    assert savings.overall.cost is None
+    assert headline(savings).startswith(NO_CONTROL)
+    assert headline(savings).endswith("newest: 1 recurrence on V100 (now A40).")
+
+
+def test_runs_of_a_former_default_are_left_out_and_what_was_learned_then_is_not() -> None:
+    learned = [recurrence(1, [Try(64, default_batch_size=256)])]
+    control = [
+        recurrence(1, [Try(256, default_batch_size=256)], CONTROL),
+        recurrence(2, [Try(128, default_batch_size=128)], CONTROL),
+    ]
+    savings = measure([*learned, *control])
+
+    assert savings.compared == {1, 10_002}
+    assert "1 recurrence of the default batch size 256 (now 128)" in headline(savings)
+
+
+def test_a_recurrence_that_moved_between_gpus_is_compared_with_neither() -> None:
+    moved = recurrence(
+        1, [Try(512, Outcome.COST_EXCEEDED, gpu_model="V100"), Try(64, gpu_model="A40")]
+    )
+    newest = recurrence(2, [Try(64, gpu_model="A40")])
+    savings = measure([moved, newest])
+
+    assert savings.compared == {2}
+
+
+def test_terms_that_an_earlier_release_did_not_store_are_no_difference() -> None:
+    old = recurrence(1, [Try(64)])
+    newest = recurrence(2, [Try(64, target=0.97, eta=0.5)])
+
+    assert measure([old, newest]).compared == {1, 2}
+    assert measure([old, newest]).left_out == ()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ KIND = "ZeusJob"
 
 
 class ConcurrencyPolicy(enum.StrEnum):
-    """What happens when a recurrence is due while the one before it still runs."""
+    """What happens to a due recurrence while another still runs."""
 
     FORBID = "Forbid"
     ALLOW = "Allow"
@@ -282,15 +282,21 @@ class ZeusJobSpec(ApiModel):
     concurrency_policy: ConcurrencyPolicy = Field(
         default=ConcurrencyPolicy.FORBID,
         description=(
-            "What happens to a due recurrence while another still runs. Forbid: it is skipped. "
-            "Allow: both run. Replace: the running one is stopped."
+            "What happens to a due recurrence while another still runs. Forbid: it waits, and when "
+            "the other has ended, the latest of the recurrences that came due meanwhile runs (unless "
+            "`startingDeadlineSeconds` has passed). Allow: both run; on one machine, where one runs "
+            "at a time, it waits as with Forbid. Replace: the running one is stopped, unless a "
+            "person asked for it."
         ),
     )
     starting_deadline_seconds: StrictInt | None = Field(
         default=None,
         ge=0,
         le=31_536_000,
-        description="A recurrence that could not start within this time is skipped.",
+        description=(
+            "A recurrence that could not start within this time is skipped. Without it, it waits "
+            "as long as it takes; of several that are due only the latest runs."
+        ),
     )
     runs: StrictInt | None = Field(
         default=None,

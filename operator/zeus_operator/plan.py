@@ -35,7 +35,13 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RecurrenceState,
 )
-from zeus_operator.schedule import DueTick, TickVerdict, judge_ticks, parse_schedule
+from zeus_operator.schedule import (
+    MAX_MISSED_TICKS,
+    DueTick,
+    TickVerdict,
+    judge_ticks,
+    parse_schedule,
+)
 from zeus_runtime.protocol import LEARNED_FROM, NEXT_ATTEMPT, Outcome
 
 __all__ = ["child_name", "decision_for", "paused_reason", "plan", "replay", "seed_of"]
@@ -297,7 +303,13 @@ def _time_of_request(facts: JobFacts, now: datetime) -> datetime:
 
 
 def _tick_reason(spec: JobPlanSpec, due: DueTick, skip: bool) -> str:
-    missed = f"{due.missed} earlier ticks were missed" if due.missed else ""
+    missed = ""
+    if due.missed is None:
+        missed = f"at least {MAX_MISSED_TICKS} earlier ticks were missed"
+    elif due.missed == 1:
+        missed = "1 earlier tick was missed"
+    elif due.missed:
+        missed = f"{due.missed} earlier ticks were missed"
     if not skip:
         return missed
     late = f"could not start within {spec.starting_deadline_seconds:g} s of its time"

@@ -174,13 +174,14 @@ class DueTick:
     Args:
         tick: the latest due tick; None with `TickVerdict.NONE`.
         missed: earlier ticks that come with it and are not made up for; as in
-            the CronJob controller only the latest is.
+            the CronJob controller only the latest is.  None: too many to count,
+            at least `MAX_MISSED_TICKS`.
         next_tick: the first tick after now.
     """
 
     verdict: TickVerdict
     tick: datetime | None = None
-    missed: int = 0
+    missed: int | None = 0
     next_tick: datetime | None = None
 
 
@@ -203,7 +204,9 @@ def judge_ticks(
     upcoming = next_tick(schedule, now)
     if not ticks:
         return DueTick(TickVerdict.NONE, next_tick=upcoming)
-    tick, missed = ticks[-1], len(ticks) - 1
+    tick = ticks[-1]
+    is_counted = ticks[0] == next_tick(schedule, after)
+    missed = len(ticks) - 1 if is_counted else None
     if (
         starting_deadline_seconds is not None
         and (now - tick).total_seconds() > starting_deadline_seconds

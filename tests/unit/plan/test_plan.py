@@ -346,6 +346,20 @@ class TestSchedule:
             1, LEARNED, 1, START + timedelta(hours=3), reason="2 earlier ticks were missed"
         )
 
+    @pytest.mark.parametrize(
+        ("hours", "reason"),
+        [
+            (1, ""),
+            (2, "1 earlier tick was missed"),
+            (101, "at least 100 earlier ticks were missed"),
+            (5000, "at least 100 earlier ticks were missed"),
+        ],
+    )
+    def test_the_reason_says_how_many_were_missed(self, hours: int, reason: str) -> None:
+        (action,) = planned(facts(), START + timedelta(hours=hours), **HOURLY)
+        assert isinstance(action, CreateRecurrence)
+        assert action.reason == reason
+
     def test_a_tick_is_dealt_with_once(self) -> None:
         known = facts(last_scheduled_time=START + timedelta(hours=3))
         *actions, wait = planned_with_wait(known, NOON_AND_A_BIT, **HOURLY)

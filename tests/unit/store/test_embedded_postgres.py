@@ -176,6 +176,19 @@ def test_a_pid_file_that_names_a_stranger_does_not_keep_the_server_from_starting
         assert ask(server.start(), "SELECT 1") == 1
 
 
+def test_a_history_of_another_major_version_is_left_alone_and_named(home: Path) -> None:
+    with EmbeddedPostgres(home, linger_seconds=0):
+        pass
+    eventually(lambda: guard_is_gone(home), "the server ends")
+    version = Layout(home).cluster / "PG_VERSION"
+    version.write_text("17\n")
+    refused = pytest.raises(EmbeddedPostgresError, match=r"made by PostgreSQL 17, .* PostgreSQL 18")
+    with refused, EmbeddedPostgres(home, linger_seconds=0):
+        pass
+    assert version.read_text() == "17\n"
+    eventually(lambda: guard_is_gone(home), "nobody uses it")
+
+
 def test_a_half_made_cluster_is_made_again(home: Path) -> None:
     half = home / "initialising-crashed"
     half.mkdir(parents=True, mode=0o700)

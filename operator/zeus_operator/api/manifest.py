@@ -73,7 +73,7 @@ def _document(source: Path) -> Mapping[str, Any]:
         documents = load_documents(text)
     except YamlError as error:
         where = f"{source}:{error.line}" if error.line else str(source)
-        raise ManifestError(source, [Problem(where, f"is not YAML: {error}")]) from None
+        raise ManifestError(source, [Problem(where, f"can't be read: {error}")]) from None
     if len(documents) != 1:
         count = "no document" if not documents else f"{len(documents)} documents"
         raise ManifestError(

@@ -282,11 +282,11 @@ class ZeusJobSpec(ApiModel):
     concurrency_policy: ConcurrencyPolicy = Field(
         default=ConcurrencyPolicy.FORBID,
         description=(
-            "What happens to a due recurrence while another still runs. Forbid: it waits, and when "
-            "the other has ended, the latest of the recurrences that came due meanwhile runs (unless "
-            "`startingDeadlineSeconds` has passed). Allow: both run; on one machine, where one runs "
-            "at a time, it waits as with Forbid. Replace: the running one is stopped, unless a "
-            "person asked for it."
+            "What happens to a due recurrence while another still runs. Forbid: it waits, and "
+            "when the other has ended, the latest of those that came due meanwhile runs (unless "
+            "`startingDeadlineSeconds` has passed). Allow: both run; on one machine, where one "
+            "runs at a time, it waits as with Forbid. Replace: the running one is stopped, unless "
+            "a person asked for it."
         ),
     )
     starting_deadline_seconds: StrictInt | None = Field(

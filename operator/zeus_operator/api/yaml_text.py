@@ -1,11 +1,19 @@
-"""YAML as Kubernetes reads it: no repeated keys, no dates, and errors with their line."""
+"""YAML as Kubernetes reads it: JSON's values only, no repeated keys, errors with their line."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
 import yaml
+
+MAX_VALUES = 100_000
+"""Of a document with its aliases written out; a file of the largest size has fewer."""
+
+_JSON_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
+)
 
 
 class YamlError(ValueError):
@@ -17,7 +25,21 @@ class YamlError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys and keeps dates as the text they are written as."""
+    """SafeLoader of JSON's values: refuses others, and repeated keys; a date stays text."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build a value; PyYAML lets the errors of `int()` through without a line."""
+        try:
+            value = super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"not a value that can be read: {error}", node.start_mark
+            ) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{value} is not a number that an API object can hold", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping; PyYAML itself would silently keep the last of two equal keys."""
@@ -42,6 +64,12 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+# Bytes and sets are nothing that an API object can hold.
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag in _JSON_TAGS
+}
 
 
 def load_documents(text: str) -> list[Any]:
@@ -52,7 +80,7 @@ def load_documents(text: str) -> list[Any]:
     """
     try:
         # _Loader is a SafeLoader: it builds plain values only.
-        return [
+        documents = [
             document for document in yaml.load_all(text, Loader=_Loader) if document is not None
         ]
     except yaml.MarkedYAMLError as error:
@@ -63,3 +91,24 @@ def load_documents(text: str) -> list[Any]:
         raise YamlError(" ".join(str(error).split()), None) from None
     except RecursionError:
         raise YamlError("is nested too deeply", None) from None
+    for document in documents:
+        _refuse_endless(document)
+    return documents
+
+
+def _refuse_endless(document: Any) -> None:
+    """Aliases may refer to what they stand in, or multiply a small file to gigabytes."""
+    left = MAX_VALUES
+    pending = [document]
+    while pending:
+        value = pending.pop()
+        left -= 1
+        if left < 0:
+            raise YamlError(
+                f"its aliases refer to themselves or stand for more than {MAX_VALUES:,} values",
+                None,
+            )
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

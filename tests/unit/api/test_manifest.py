@@ -115,12 +115,12 @@ def test_a_script_in_a_subfolder_is_found_beside_the_file_not_in_the_current_fol
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        ("a: [1, 2\nb: 3\n", "zeusjob.yaml:2", "is not YAML"),
+        ("a: [1, 2\nb: 3\n", "zeusjob.yaml:2", "can't be read"),
         ("kind: ZeusJob\nkind: ZeusJob\n", "zeusjob.yaml:2", "'kind' is given twice"),
         ("", "zeusjob.yaml", "holds no document"),
         (f"{manifests.VALID}---\n{manifests.VALID}", "zeusjob.yaml", "holds 2 documents"),
         ("- just\n- a list\n", "zeusjob.yaml", "must hold a ZeusJob"),
-        ("a: \x07\n", "zeusjob.yaml", "is not YAML"),
+        ("a: \x07\n", "zeusjob.yaml", "can't be read"),
         ("? [a, b]\n: c\n", "zeusjob.yaml:1", "a key must be a plain word"),
     ],
 )
@@ -132,6 +132,40 @@ def test_a_file_that_is_not_one_yaml_object_is_refused_with_its_line(
     assert len(found) == 1
     assert found[0][0].endswith(where)
     assert message in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (".inf", "inf is not a number that an API object can hold"),
+        ("!!binary '/9j/'", "tag:yaml.org,2002:binary"),
+        ("!!set {a, b}", "tag:yaml.org,2002:set"),
+        ("9" * 5000, "Exceeds the limit"),
+        ("&a [*a]", "refer to themselves"),
+        (
+            "{a: &a [1,1,1,1,1,1,1,1,1,1], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a], "
+            "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c], "
+            "e: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]}",
+            "more than 100,000 values",
+        ),
+    ],
+    ids=["infinite", "bytes", "set", "digits", "cycle", "bomb"],
+)
+def test_a_template_that_no_api_object_could_hold_is_refused(
+    tmp_path: Path, value: str, message: str
+) -> None:
+    found = problems_of(manifests.write(tmp_path, manifests.with_container(f"x: {value}")))
+
+    assert len(found) == 1
+    assert message in found[0][1]
+
+
+def test_aliases_may_be_used_to_say_something_once(tmp_path: Path) -> None:
+    text = manifests.with_container("x: {a: &a [1, 2], b: *a}")
+
+    pod = load_manifest(manifests.write(tmp_path, text)).job.spec_document()
+    container = pod["workload"]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["x"] == {"a": [1, 2], "b": [1, 2]}
 
 
 def test_an_empty_second_document_does_no_harm(tmp_path: Path) -> None:

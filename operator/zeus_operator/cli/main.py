@@ -13,6 +13,8 @@ _COMMANDS = {
     "explain": "zeus_operator.cli.explain_command:explain",
     "report": "zeus_operator.cli.report_command:report",
     "replay": "zeus_operator.cli.explain_command:replay",
+    "simulate": "zeus_operator.cli.simulate_command:simulate",
+    "simulate-arrivals": "zeus_operator.cli.simulate_arrivals_command:simulate_arrivals",
     "delete": "zeus_operator.cli.change_commands:delete",
     "reset": "zeus_operator.cli.change_commands:reset",
 }

@@ -4,7 +4,8 @@ Files of a trace folder (CSV, with a header):
 
 * `summary_train.csv`: dataset, network, batch_size, optimizer, learning_rate,
   run, target_metric, target_epoch.  Each row at the job's target is one run
-  that may be drawn, each equally likely; an empty or `nan` epoch did not reach it.
+  that may be drawn, each equally likely; an empty or `nan` epoch did not reach
+  it.  The rows of the same run at other levels of the metric are its milestones.
 * `summary_power_<gpu>.csv`: dataset, network, batch_size, optimizer,
   power_limit (W), time_per_epoch (s), average_power (W).
 * `jobs.json`, optional: per dataset what the files do not say; without it the
@@ -13,134 +14,37 @@ Files of a trace folder (CSV, with a header):
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeus_operator.simulate.jobs import PAPER_JOBS, TraceJob, load_jobs
+from zeus_operator.simulate.rows import Row, TraceError, read_rows
+from zeus_operator.simulate.workload import EpochCost, Milestones, TraceArm, Workload
 from zeus_runtime.cost import cost_joules
 
+__all__ = [
+    "PAPER_JOBS",
+    "EpochCost",
+    "TraceArm",
+    "TraceError",
+    "TraceJob",
+    "Workload",
+    "datasets",
+    "gpus",
+    "jobs_of",
+    "load_jobs",
+    "load_workloads",
+]
+
 _TARGET_TOLERANCE = 1e-9
+_TRAIN_FILE = "summary_train.csv"
 _POWER_PREFIX = "summary_power_"
-
-
-class TraceError(ValueError):
-    """A trace folder lacks what is needed; the text says which file and what."""
-
-
-@dataclass(frozen=True)
-class TraceJob:
-    """What a trace file does not say of a workload."""
-
-    network: str
-    optimizer: str
-    target: float
-    max_epochs: int
-    default_batch_size: int
-    higher_is_better: bool
-
-
-PAPER_JOBS: Mapping[str, TraceJob] = {
-    "cifar100": TraceJob("shufflenetv2", "adadelta", 0.6, 100, 1024, True),
-    "imagenet": TraceJob("resnet50", "adadelta", 0.65, 100, 256, True),
-    "librispeech": TraceJob("deepspeech2", "adamw", 40.0, 16, 256, False),
-    "movielens-1m": TraceJob("ncf", "adam", 0.41, 100, 1024, True),
-    "sentiment140": TraceJob("bert_base_uncased", "adamw", 0.84, 10, 128, True),
-    "squad": TraceJob("bert_base_uncased", "adamw", 84.0, 6, 32, True),
-}
-"""The jobs of the paper (NSDI'23, table 1)."""
-
-
-@dataclass(frozen=True)
-class EpochCost:
-    """What one epoch takes.  `cost` is in joules at the eta of the workload."""
-
-    cost_joules: float
-    energy_joules: float
-    time_seconds: float
-
-
-@dataclass(frozen=True)
-class TraceArm:
-    """One batch size of a recorded workload on one GPU model.
-
-    Args:
-        best: an epoch at the power limit of least cost.
-        profiling: the first epoch of a first run: the mean over all power limits.
-        full_power: an epoch at the largest power limit.
-        target_epochs: one entry a recorded run; infinite if it never reached the target.
-    """
-
-    batch_size: int
-    best: EpochCost
-    profiling: EpochCost
-    full_power: EpochCost
-    target_epochs: tuple[float, ...]
-
-    def expected_epochs(self, max_epochs: int) -> float:
-        """Epochs paid per model: failed runs last `max_epochs` and are repeated."""
-        reached = [epoch for epoch in self.target_epochs if epoch <= max_epochs]
-        if not reached:
-            return math.inf
-        failed = len(self.target_epochs) - len(reached)
-        return (sum(reached) + failed * max_epochs) / len(reached)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A recorded workload on one GPU model, with costs at one eta."""
-
-    name: str
-    gpu: str
-    arms: tuple[TraceArm, ...]
-    default_batch_size: int
-    max_epochs: int
-    max_power_watts: float
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """The arms, ascending."""
-        return tuple(arm.batch_size for arm in self.arms)
-
-    def arm(self, batch_size: int) -> TraceArm:
-        """Return the arm of `batch_size`."""
-        return self.arms[self.batch_sizes.index(batch_size)]
-
-    @property
-    def best_arm(self) -> TraceArm:
-        """The arm of least expected cost."""
-        return min(self.arms, key=self.expected_cost_joules)
-
-    @property
-    def best_arm_cost_joules(self) -> float:
-        """Expected cost of one recurrence at the best arm and its best power limit."""
-        return self.expected_cost_joules(self.best_arm)
-
-    @property
-    def default_cost_joules(self) -> float:
-        """Expected cost of one recurrence at the default batch size and full power."""
-        arm = self.arm(self.default_batch_size)
-        return arm.expected_epochs(self.max_epochs) * arm.full_power.cost_joules
-
-    def expected_cost_joules(self, arm: TraceArm) -> float:
-        """Return the expected cost of one recurrence at `arm` and its best power limit."""
-        return arm.expected_epochs(self.max_epochs) * arm.best.cost_joules
-
-
-def load_jobs(path: Path) -> dict[str, TraceJob]:
-    """Read a jobs file: JSON, dataset -> the fields of `TraceJob`.
-
-    Raises:
-        TraceError: the file is not of that form.
-    """
-    try:
-        raw = json.loads(path.read_text())
-        return {name: TraceJob(**fields) for name, fields in raw.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise TraceError(f"{path}: {error}") from None
+_IDENTITY = ("dataset", "network", "batch_size", "optimizer")
+_TRAIN_COLUMNS = (*_IDENTITY, "learning_rate", "run", "target_metric", "target_epoch")
+_POWER_COLUMNS = (*_IDENTITY, "power_limit", "time_per_epoch", "average_power")
 
 
 def gpus(folder: Path) -> list[str]:
@@ -148,8 +52,30 @@ def gpus(folder: Path) -> list[str]:
     return sorted(p.stem.removeprefix(_POWER_PREFIX) for p in folder.glob(f"{_POWER_PREFIX}*.csv"))
 
 
+def jobs_of(folder: Path) -> Mapping[str, TraceJob]:
+    """Return the jobs of the folder's own `jobs.json`, else the paper's.
+
+    Raises:
+        TraceError: `jobs.json` is malformed.
+    """
+    own = folder / "jobs.json"
+    return load_jobs(own) if own.exists() else PAPER_JOBS
+
+
+def datasets(folder: Path) -> list[str]:
+    """Names of all datasets that `folder` has training runs of, with or without a job.
+
+    Raises:
+        TraceError: `summary_train.csv` is missing or malformed.
+    """
+    return sorted({row.text("dataset") for row in read_rows(folder / _TRAIN_FILE, _TRAIN_COLUMNS)})
+
+
 def load_workloads(
-    folder: Path, eta: float = 0.5, jobs: Mapping[str, TraceJob] | None = None
+    folder: Path,
+    eta: float = 0.5,
+    jobs: Mapping[str, TraceJob] | None = None,
+    on_gpus: Collection[str] | None = None,
 ) -> list[Workload]:
     """Return every pair of workload and GPU model that `folder` holds, by name and GPU.
 
@@ -157,88 +83,177 @@ def load_workloads(
         folder: the trace folder.
         eta: energy preference, for the costs.
         jobs: by dataset; None: `jobs.json` of the folder, else the paper's.
+        on_gpus: GPU models to load; None: all of the folder.
 
     Raises:
-        TraceError: a file or column is missing, or there is nothing to simulate.
+        TraceError: a file or column is missing, a value is wrong, or there is nothing
+            to simulate.
     """
     if jobs is None:
-        own = folder / "jobs.json"
-        jobs = load_jobs(own) if own.exists() else PAPER_JOBS
-    epochs = _target_epochs(folder / "summary_train.csv", jobs)
+        jobs = jobs_of(folder)
+    runs = _recorded_runs(folder / _TRAIN_FILE, jobs)
+    found = gpus(folder)
+    if not found:
+        raise TraceError(
+            f"{folder} holds no power measurements; needed: {_POWER_PREFIX}<gpu>.csv, "
+            "one file for each GPU model"
+        )
     workloads = [
         workload
-        for gpu in gpus(folder)
-        for workload in _on_gpu(folder / f"{_POWER_PREFIX}{gpu}.csv", gpu, eta, jobs, epochs)
+        for gpu in found
+        if on_gpus is None or gpu in on_gpus
+        for workload in _on_gpu(folder / f"{_POWER_PREFIX}{gpu}.csv", gpu, eta, jobs, runs)
     ]
     if not workloads:
-        raise TraceError(f"{folder} holds no workload with both {_POWER_PREFIX}*.csv and runs")
+        raise TraceError(
+            f"{folder} holds no workload of the jobs {', '.join(sorted(jobs))} with both "
+            f"{_POWER_PREFIX}*.csv and runs; name the folder's own workloads in a jobs file"
+        )
     return sorted(workloads, key=lambda w: (w.name, w.gpu))
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    if not path.exists():
-        raise TraceError(f"{path} is missing")
-    with path.open(newline="") as file:
-        yield from csv.DictReader(file)
+@dataclass(frozen=True)
+class _Runs:
+    """The recorded runs of one batch size, in the order of the file."""
+
+    target_epochs: tuple[float, ...]
+    milestones: tuple[Milestones, ...]
 
 
-_Epochs = dict[str, dict[int, tuple[float, ...]]]
+_RunsByArm = dict[str, dict[int, _Runs]]
 
 
-def _target_epochs(path: Path, jobs: Mapping[str, TraceJob]) -> _Epochs:
-    found: defaultdict[str, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    known: dict[str, set[int]] = defaultdict(set)
-    for row in _rows(path):
-        job = jobs.get(row["dataset"])
-        if job is None or (row["network"], row["optimizer"]) != (job.network, job.optimizer):
+def _is_of(row: Row, job: TraceJob | None) -> bool:
+    if job is None:
+        return False
+    return (row.text("network"), row.text("optimizer")) == (job.network, job.optimizer)
+
+
+_Run = tuple[str, str]  # learning rate and run: what tells the runs of an arm apart
+_Levels = dict[_Run, list[tuple[float, float]]]  # (epoch, level of the metric), by run
+
+
+def _recorded_runs(path: Path, jobs: Mapping[str, TraceJob]) -> _RunsByArm:
+    levels: dict[str, dict[int, _Levels]] = {}
+    at_target: dict[str, dict[int, list[tuple[_Run, float]]]] = {}
+    for row in read_rows(path, _TRAIN_COLUMNS):
+        name = row.text("dataset")
+        job = jobs.get(name)
+        if job is None or not _is_of(row, job):
             continue
-        batch_size = int(row["batch_size"])
-        known[row["dataset"]].add(batch_size)
-        if abs(float(row["target_metric"]) - job.target) > _TARGET_TOLERANCE:
-            continue
-        text = row["target_epoch"].strip().lower()
-        epoch = float(text) if text not in ("", "nan") else math.inf
-        found[row["dataset"]][batch_size].append(epoch)
-    # A batch size whose runs never came near the target has no row at it: it never reaches it.
+        batch_size = row.whole("batch_size")
+        run = (row.text("learning_rate"), row.text("run"))
+        level, epoch = row.number("target_metric"), row.epoch("target_epoch")
+        sizes = levels.setdefault(name, {})
+        sizes.setdefault(batch_size, {}).setdefault(run, []).append((epoch, level))
+        if abs(level - job.target) <= _TARGET_TOLERANCE:
+            found = at_target.setdefault(name, {}).setdefault(batch_size, [])
+            found.append((run, epoch))
+    for name in levels:
+        if name not in at_target:
+            raise TraceError(_no_target(path, name, jobs[name], levels[name]))
     return {
-        name: {size: tuple(found[name].get(size, [math.inf])) for size in sorted(sizes)}
-        for name, sizes in known.items()
+        name: {
+            size: _runs_of(sizes[size], at_target[name].get(size), jobs[name])
+            for size in sorted(sizes)
+        }
+        for name, sizes in levels.items()
     }
 
 
+def _no_target(path: Path, name: str, job: TraceJob, sizes: Mapping[int, _Levels]) -> str:
+    rows = [row for levels in sizes.values() for run in levels.values() for row in run]
+    known = ", ".join(f"{level:g}" for level in sorted({level for _, level in rows}))
+    return (
+        f"{path}: no row of {name} has target_metric {job.target:g}, the target of its job; "
+        f"the file has {known}"
+    )
+
+
+def _runs_of(
+    levels: _Levels, at_target: Sequence[tuple[_Run, float]] | None, job: TraceJob
+) -> _Runs:
+    # A batch size whose runs never came near the target has no row at it: it never reaches it.
+    drawn = at_target or [(run, math.inf) for run in levels]
+    return _Runs(
+        target_epochs=tuple(epoch for _, epoch in drawn),
+        milestones=tuple(_milestones(levels[run], job.higher_is_better) for run, _ in drawn),
+    )
+
+
+def _milestones(rows: list[tuple[float, float]], higher_is_better: bool) -> Milestones:
+    """Return the hardest level reached by each epoch at which a new one was reached.
+
+    Args:
+        rows: (epoch, level), the epoch infinite where the level was not reached.
+        higher_is_better: of the metric.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    hardest: dict[int, float] = {}
+    best = -math.inf
+    for epoch, level in sorted(rows):
+        if math.isfinite(epoch) and sign * level > best:
+            best = sign * level
+            hardest[int(epoch)] = level
+    return tuple(hardest.items())
+
+
 def _on_gpu(
-    path: Path, gpu: str, eta: float, jobs: Mapping[str, TraceJob], epochs: _Epochs
+    path: Path, gpu: str, eta: float, jobs: Mapping[str, TraceJob], runs: _RunsByArm
 ) -> Iterator[Workload]:
     measured: defaultdict[str, defaultdict[int, dict[float, tuple[float, float]]]]
     measured = defaultdict(lambda: defaultdict(dict))
     max_power_watts = 0.0
-    for row in _rows(path):
-        limit_watts = float(row["power_limit"])
+    for row in read_rows(path, _POWER_COLUMNS):
+        limit_watts = row.positive("power_limit")
         max_power_watts = max(max_power_watts, limit_watts)
-        job = jobs.get(row["dataset"])
-        if job is None or (row["network"], row["optimizer"]) != (job.network, job.optimizer):
+        name = row.text("dataset")
+        if not _is_of(row, jobs.get(name)):
             continue
-        seconds, watts = float(row["time_per_epoch"]), float(row["average_power"])
-        measured[row["dataset"]][int(row["batch_size"])][limit_watts] = (seconds, watts)
+        seconds, watts = row.positive("time_per_epoch"), row.positive("average_power")
+        measured[name][row.whole("batch_size")][limit_watts] = (seconds, watts)
     for name, sizes in measured.items():
         arms = tuple(
-            _arm(size, sizes[size], max_power_watts, eta, epochs[name][size])
+            _arm(size, sizes[size], max_power_watts, eta, runs[name][size])
             for size in sorted(sizes)
-            if size in epochs.get(name, {})
+            if size in runs.get(name, {})
         )
-        job = jobs[name]
-        offered = [arm.batch_size for arm in arms if arm.batch_size <= job.default_batch_size]
-        if offered:
-            default = max(offered)
-            yield Workload(name, gpu, arms, default, job.max_epochs, max_power_watts)
+        if arms:
+            default = _default(path, name, jobs[name], arms)
+            yield _checked(
+                Workload(name, gpu, arms, default, jobs[name].max_epochs, max_power_watts),
+                path,
+                jobs[name],
+            )
+
+
+def _default(path: Path, name: str, job: TraceJob, arms: Sequence[TraceArm]) -> int:
+    """Return the job's default, lowered to the largest batch size that the GPU's file has."""
+    offered = [arm.batch_size for arm in arms]
+    if job.default_batch_size < offered[0]:
+        raise TraceError(
+            f"{path}: every batch size of {name} ({', '.join(map(str, offered))}) is above the "
+            f"default of its job, {job.default_batch_size}; correct it in a jobs file"
+        )
+    return max(size for size in offered if size <= job.default_batch_size)
+
+
+def _checked(workload: Workload, path: Path, job: TraceJob) -> Workload:
+    if math.isinf(workload.best_arm_cost_joules):
+        raise TraceError(
+            f"{path.parent / _TRAIN_FILE}: no run of {workload.name} reaches the target "
+            f"{job.target:g} within {job.max_epochs} epochs at a batch size that {path.name} "
+            "has; choose an easier target or more epochs in a jobs file"
+        )
+    return workload
 
 
 def _arm(
     batch_size: int,
-    limits: dict[float, tuple[float, float]],
+    limits: Mapping[float, tuple[float, float]],
     max_power_watts: float,
     eta: float,
-    target_epochs: tuple[float, ...],
+    runs: _Runs,
 ) -> TraceArm:
     points = [
         EpochCost(
@@ -253,4 +268,4 @@ def _arm(
         sum(p.time_seconds for p in points) / count,
     )
     best = min(points, key=lambda p: p.cost_joules)
-    return TraceArm(batch_size, best, mean, points[-1], target_epochs)
+    return TraceArm(batch_size, best, mean, points[-1], runs.target_epochs, runs.milestones)

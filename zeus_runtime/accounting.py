@@ -78,10 +78,7 @@ class Accounting:
         mark = self._last if self._final and self._last is not None else self._meter.mark()
         self.use = self._epoch_use(control)
         self.time_seconds = mark.time_seconds - first.time_seconds
-        if self._final:
-            now = mark.energy
-        else:
-            now = self._energy_at(mark)
+        now = mark.energy if self._final else self._energy_at(mark)
         start = first.energy or first.rough
         if now is None or start is None:
             self.energy_joules = None

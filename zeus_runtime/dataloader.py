@@ -30,7 +30,8 @@ class ZeusDataLoader(DataLoader[T_co]):
     Args:
         dataset: as for `DataLoader`.
         batch_size: samples of one batch; in a ZeusJob `zeus_runtime.batch_size(default)`.
-        max_epochs: most epochs; makes this the training loader of the process.
+        max_epochs: most epochs; makes this the training loader of the process (see
+            `TrainingRun` for what a second one means).
         distributed: "dp" for data parallel training; only one process for now.
         eta: energy preference outside a ZeusJob; 1 counts only energy, 0 only time.
         on_stop: "raise" ends the script by `StopTraining` where the target was not
@@ -70,7 +71,6 @@ class ZeusDataLoader(DataLoader[T_co]):
             gpu_uuid=_torch_gpu_uuid(),
             synchronize=torch.cuda.synchronize if torch.cuda.is_available() else None,
         )
-        current.begin(self._run)
 
     @property
     def run(self) -> TrainingRun:

@@ -28,23 +28,27 @@ class Watched(Protocol):
 
 
 class _Watcher:
-    """The hooks of this process, installed once; they act on the newest run."""
+    """The hooks of this process, installed once; they act on the newest run.
+
+    A forked child inherits them, so that installing them again would chain them to themselves.
+    """
 
     def __init__(self) -> None:
         self.run: Optional[Watched] = None
         self._pid: Optional[int] = None
         self._excepthook = sys.excepthook
         self._on_sigterm: Any = None
+        self._sees_exit = self._sees_sigterm = False
 
     def watch(self, run: Watched) -> None:
         """Act on `run` from now on."""
-        self.run = run
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
-        self._excepthook, sys.excepthook = sys.excepthook, self._exception
-        atexit.register(self._exit)
-        if threading.current_thread() is threading.main_thread():
+        self.run, self._pid = run, os.getpid()
+        if not self._sees_exit:
+            self._sees_exit = True
+            self._excepthook, sys.excepthook = sys.excepthook, self._exception
+            atexit.register(self._exit)
+        if not self._sees_sigterm and threading.current_thread() is threading.main_thread():
+            self._sees_sigterm = True
             self._on_sigterm = signal.signal(signal.SIGTERM, self._sigterm)
 
     def _mine(self) -> Optional[Watched]:

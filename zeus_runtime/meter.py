@@ -90,8 +90,10 @@ class EnergyMeter:
     def wait_open(self, timeout_seconds: float = OPEN_TIMEOUT_SECONDS) -> Optional[Gpu]:
         """Return the device, or None: then `problem` says why."""
         if not self._opened.wait(timeout_seconds):
-            self._problem = f"NVML did not answer within {timeout_seconds:g} s"
-            self._closing = True  # an answer that comes in the middle of the run is too late
+            with self._changed:
+                if self._gpu is None:
+                    self._problem = f"NVML did not answer within {timeout_seconds:g} s"
+                    self._closing = True  # an answer in the middle of the run is too late
         return self._gpu
 
     @property
@@ -103,16 +105,6 @@ class EnergyMeter:
     def problem(self) -> str:
         """Why energy is not known (now); "" if it is."""
         return self._problem
-
-    @property
-    def resets(self) -> int:
-        """How often the energy counter was reset."""
-        return self._counter.resets
-
-    @property
-    def integrates_power(self) -> bool:
-        """Whether energy comes from samples of power, for want of a counter that moves."""
-        return self._integrator is not None
 
     @property
     def period_seconds(self) -> Optional[float]:
@@ -156,19 +148,26 @@ class EnergyMeter:
     # ---- the thread -----------------------------------------------------------
 
     def _run(self) -> None:
+        problem = "the thread that reads the GPU ended by an error"
         try:
-            gpu = self._open_gpu()
+            self._follow(self._open_gpu())
+            problem = self._problem
         except GpuUnavailable as error:
-            self._problem = str(error)
+            problem = str(error)
+        finally:
+            # Whatever happened: nobody may wait for an answer that won't come.
+            with self._changed:
+                self._problem, self._closing = problem, True
             self._opened.set()
             self._fail_pending()
-            return
-        if self._closing:
-            gpu.close()
-            return
+
+    def _follow(self, gpu: Gpu) -> None:
+        """Read the GPU whenever a mark needs it, until the meter is closed."""
         if not gpu.facts.has_energy_counter:
             self._integrator = PowerIntegrator()
-        self._gpu = gpu
+        with self._changed:
+            if not self._closing:
+                self._gpu = gpu
         self._opened.set()
         retry_seconds = RETRY_FIRST_SECONDS
         while not self._closing:
@@ -191,7 +190,6 @@ class EnergyMeter:
                 else:
                     self._changed.wait_for(lambda: self._closing or self._fresh, delay)
         gpu.close()
-        self._fail_pending()
 
     def _look(self, gpu: Gpu) -> Optional[float]:
         """Read once; return when to read again, or None: at the next mark."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -44,5 +45,6 @@ class Notices:
 
 
 def say(sentence: str) -> None:
-    """Write one plain line for people to standard error."""
-    print(f"zeus_runtime: {sentence}", file=sys.stderr, flush=True)
+    """Write one plain line for people to standard error, if somebody still reads that."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"zeus_runtime: {sentence}", file=sys.stderr, flush=True)

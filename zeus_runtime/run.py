@@ -21,7 +21,7 @@ import time
 from types import TracebackType
 from typing import Callable, Mapping, Optional, Type
 
-from zeus_runtime import hooks
+from zeus_runtime import current, hooks
 from zeus_runtime.accounting import Accounting
 from zeus_runtime.agent_link import connect_agent
 from zeus_runtime.gpu import Gpu, GpuFacts, open_gpu
@@ -33,7 +33,7 @@ from zeus_runtime.power_setup import make_power_control
 from zeus_runtime.progress import MetricRecord
 from zeus_runtime.protocol import Decision, MetricMode, Result
 from zeus_runtime.result_file import ResultFile
-from zeus_runtime.settings import RunSettings
+from zeus_runtime.settings import RunSettings, refuse_several_processes
 from zeus_runtime.simulated import SimulatedWork
 from zeus_runtime.stop import Ending, StopTraining, is_out_of_memory
 from zeus_runtime.stopping import CostSoFar
@@ -48,6 +48,10 @@ class TrainingRun:
 
     Nothing it does can break training: without NVML, agent, permission or a place for
     the result it says so once and the run goes on.
+
+    A process has one run at a time: making another one finishes the one before, whose
+    epochs then can't go on.  In a ZeusJob the first that began to train is the attempt's;
+    a later one is measured for itself and leaves the attempt's result alone.
 
     Args:
         max_epochs: most epochs; in a ZeusJob the lesser of this and the job's counts.
@@ -89,9 +93,12 @@ class TrainingRun:
             raise ValueError(f"eta={eta}: expected a number from 0 (time) to 1 (energy)")
         if on_stop not in ("raise", "return"):
             raise ValueError(f'on_stop={on_stop!r}: expected "raise" or "return"')
-        _refuse_several_processes(environ)
+        refuse_several_processes(environ)
         self.notices = Notices()
-        self.settings = RunSettings.from_environment(environ)
+        self._superseded = False
+        self.settings, self._is_extra = current.take_over(
+            RunSettings.from_environment(environ), self.notices
+        )
         decision = self.decision
         self._eta = eta if decision is None else decision.eta
         self.max_epochs = max_epochs if decision is None else min(max_epochs, decision.max_epochs)
@@ -121,6 +128,7 @@ class TrainingRun:
         self.wake_at = NEVER
         self._meter.start()
         hooks.watch(self)
+        current.begin(self)
 
     # ---- what is known ----------------------------------------------------------
 
@@ -145,6 +153,11 @@ class TrainingRun:
         return self._ending
 
     @property
+    def used(self) -> bool:
+        """Whether an attempt was used up in this process: by this run, or one before it."""
+        return self._is_extra or self._accounting.first is not None
+
+    @property
     def should_stop(self) -> bool:
         """Whether no further epoch should begin.  For between epochs."""
         if self._ending is None:
@@ -156,7 +169,13 @@ class TrainingRun:
     # ---- the training loop ----------------------------------------------------------
 
     def next_epoch(self) -> bool:
-        """Begin the next epoch and return True; or return False, if the run shall end."""
+        """Begin the next epoch and return True; or return False, if the run shall end.
+
+        Raises:
+            RuntimeError: another run was made before this one had ended.
+        """
+        if self._superseded:
+            raise RuntimeError(current.SUPERSEDED)
         if self._in_epoch:
             self.end_epoch()
         if self._finished or self.should_stop:
@@ -270,6 +289,19 @@ class TrainingRun:
             self.notices.error("out-of-memory", "the GPU ran out of memory")
         self.finish()
 
+    def supersede(self) -> None:
+        """End, because another run begins in this process."""
+        if self._finished:
+            return
+        if self.used:
+            self.notices.warn(
+                "superseded",
+                f"another training loader was made before this run had ended; it ends after "
+                f"{self.epochs} epochs",
+            )
+        self.finish()
+        self._superseded = True
+
     def write_result_now(self) -> None:
         """Write the state as it is, taking no lock: for signal handlers."""
         if not self._finished:
@@ -343,6 +375,8 @@ class TrainingRun:
         self._accounting.refresh(self._control)
         self._say_if_energy_is_lost()
         result = self._result()
+        if self._superseded:
+            return result  # the file is another run's now
         self._file.write(result)
         if self._agent is not None:
             self._agent.report(result)
@@ -388,13 +422,4 @@ class TrainingRun:
             milestones=self._metric.milestones,
             power_profile=() if self._control is None else self._control.points,
             note=self.notices.note(),
-        )
-
-
-def _refuse_several_processes(environ: Mapping[str, str]) -> None:
-    size = environ.get("WORLD_SIZE", "1")
-    if size.strip() not in ("", "1"):
-        raise RuntimeError(
-            f"WORLD_SIZE={size}: this release measures one process with one GPU; data parallel "
-            "training with several processes is not supported yet"
         )

@@ -44,6 +44,11 @@ class RunSettings:
     result_path: Optional[str] = None
     result_bytes: int = RESULT_DEFAULT_BYTES
 
+    @property
+    def in_job(self) -> bool:
+        """Whether this is an attempt of a ZeusJob, or somebody else waits for the result."""
+        return bool(self.decision or self.decision_error or self.result_path)
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> RunSettings:
         """Read the environment.  Never raises: what is malformed is told in `decision_error`."""
@@ -101,6 +106,20 @@ def check_decision(decision: Decision) -> None:
         number("learning_rate", 0.0, math.inf)
     if not isinstance(decision.optimize_power, bool):
         raise ProtocolError(f"{ENV_DECISION}.optimize_power: expected true or false")
+
+
+def refuse_several_processes(environ: Mapping[str, str]) -> None:
+    """Refuse to be one of the processes of a launcher such as torchrun.
+
+    Raises:
+        RuntimeError: `WORLD_SIZE` says so.
+    """
+    size = environ.get("WORLD_SIZE", "1")
+    if size.strip() not in ("", "1"):
+        raise RuntimeError(
+            f"WORLD_SIZE={size}: this release measures one process with one GPU; data parallel "
+            "training with several processes is not supported yet"
+        )
 
 
 def batch_size(default: int) -> int:

@@ -104,14 +104,20 @@ def _open(recurrence: RecurrenceRecord) -> str:
     )
 
 
+def _state(recurrence: RecurrenceRecord) -> str:
+    state = recurrence.state.value
+    return f"{state}: {recurrence.reason}" if recurrence.reason else state
+
+
 def history_table(recurrences: Sequence[RecurrenceRecord]) -> list[str]:
     """Return one line for each attempt."""
     rows = []
     for recurrence in recurrences:
         kind = "default" if recurrence.kind is RecurrenceKind.CONTROL else "learned"
         if not recurrence.attempts:
-            state = recurrence.state.value
-            rows.append((str(recurrence.ordinal), kind, "-", state, *["-"] * 6))
+            # A tick that was skipped has no number of its own.
+            number = str(recurrence.ordinal) if recurrence.ordinal else "-"
+            rows.append((number, kind, "-", _state(recurrence), *["-"] * 6))
         rows += [
             (
                 f"{recurrence.ordinal}.{attempt.number}",

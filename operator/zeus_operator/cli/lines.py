@@ -60,7 +60,7 @@ def ended(attempt: AttemptRecord) -> str:
         words = f"{words} ({attempt.detail})"
     parts = [
         f"batch size {attempt.decision.batch_size}",
-        f"{attempt.epochs} epochs",
+        f"{attempt.epochs} epoch{'' if attempt.epochs == 1 else 's'}",
         units.joules(attempt.energy_joules),
         units.seconds(attempt.time_seconds),
         f"limit {limit(attempt)}",

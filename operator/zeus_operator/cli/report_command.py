@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def report(settings: Settings, job: str, out: Path | None) -> None:
         click.echo(f"{headline(savings)}\nReport: {path}")
 
 
+def check_report(path: Path) -> None:
+    """Make the folder of `path` and see that a file can be made there: before hours of training.
+
+    Raises:
+        WrongInput: it can't.
+    """
+    with _reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 def write_report(
     path: Path, job: JobRecord, history: Sequence[RecurrenceRecord], now: datetime
 ) -> None:
@@ -52,7 +65,7 @@ def write_report(
     from zeus_operator.report.page import render
 
     page = render(gather(job, history, now))
-    try:
+    with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -63,5 +76,11 @@ def write_report(
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise WrongInput(f"--report {path}: can't be written: {error.strerror}") from None
+        raise WrongInput(f"{path}: the report can't be written: {error.strerror}") from None

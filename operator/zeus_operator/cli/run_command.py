@@ -14,9 +14,10 @@ from rich.console import Console
 from zeus_operator import events
 from zeus_operator.api.manifest import LoadedManifest, load_manifest
 from zeus_operator.cli.context import Settings, command_options
-from zeus_operator.cli.failures import ExitCode
+from zeus_operator.cli.failures import ExitCode, WrongInput
 from zeus_operator.cli.interrupt import stop_on_signal
 from zeus_operator.cli.progress import Display, JsonLines, LiveDisplay, PlainLines
+from zeus_operator.cli.report_command import check_report, write_report
 from zeus_operator.cli.summary import outcome_sentence, savings_lines
 from zeus_operator.cli.views import counts, savings_view, to_json
 from zeus_operator.local.gpu import GpuChoice
@@ -82,6 +83,14 @@ def run(
     if once and recurrences not in (None, 1):
         raise click.UsageError("--once and --recurrences contradict each other; keep one")
     manifest = load_manifest(file)
+    asked = 1 if once else _recurrences(manifest, recurrences)
+    if asked is None and control:
+        raise WrongInput(
+            "--control: the job runs on its schedule until Ctrl-C, so nothing follows; give "
+            "--recurrences N as well, to run back to back"
+        )
+    if report is not None:
+        check_report(report)
     stop = threading.Event()
     listener = _Listener(_display(settings), stop)
     # Held for the whole command, so that the embedded server stays between its parts.
@@ -91,7 +100,7 @@ def run(
             summary = run_job(
                 settings.home,
                 manifest,
-                recurrences=1 if once else _recurrences(manifest, recurrences),
+                recurrences=asked,
                 control=control,
                 seed=seed if seed is not None else known.seed if known else 0,
                 policy=policy,
@@ -100,10 +109,12 @@ def run(
                 stop_event=stop,
             )
         history = store.history(summary.job.id)
-    if report is not None:
-        _write_report(report, summary, history)
+    failure = None if report is None else _write_report(report, summary, history)
     if not listener.broken:
-        _conclude(settings, summary, history, report)
+        # What was measured is told even where the page can't be written any more.
+        _conclude(settings, summary, history, None if failure else report)
+    if failure is not None:
+        raise failure
     raise click.exceptions.Exit(int(_exit_code(summary)))
 
 
@@ -177,11 +188,15 @@ def _conclude(
     click.echo("\n".join(lines))
 
 
-def _write_report(path: Path, summary: RunSummary, history: tuple[RecurrenceRecord, ...]) -> None:
-    # Matplotlib takes a second to import, which only this needs.
-    from zeus_operator.cli.report_command import write_report
-
-    write_report(path, summary.job, history, datetime.now(UTC))
+def _write_report(
+    path: Path, summary: RunSummary, history: tuple[RecurrenceRecord, ...]
+) -> WrongInput | None:
+    """Write the page; return why it could not be written."""
+    try:
+        write_report(path, summary.job, history, datetime.now(UTC))
+    except WrongInput as failure:
+        return failure
+    return None
 
 
 def _exit_code(summary: RunSummary) -> ExitCode:

@@ -113,6 +113,7 @@ def recurrence_view(recurrence: RecurrenceRecord, *, attempts: bool = True) -> d
         "recurrence": recurrence.ordinal,
         "kind": recurrence.kind.value,
         "state": recurrence.state.value,
+        "reason": recurrence.reason,
         "scheduled_time": recurrence.scheduled_time.isoformat(),
         "ended_at": None if recurrence.ended_at is None else recurrence.ended_at.isoformat(),
         "cost_joules": recurrence.cost_joules,

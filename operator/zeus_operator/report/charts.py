@@ -108,10 +108,13 @@ def batch_sizes_tried(
                     label=label,
                     zorder=3,
                 )
+        # Those of an earlier manifest as well: they were tried.
+        tried = {a.decision.batch_size for r in learned for a in r.attempts}
+        sizes = sorted({*choices, *tried})
         axes.set_yscale("log", base=2)
-        axes.set_yticks(list(choices), labels=[str(size) for size in choices])
+        axes.set_yticks(sizes, labels=[str(size) for size in sizes])
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(min(choices) / 1.35, max(choices) * 1.35)
+        axes.set_ylim(sizes[0] / 1.35, sizes[-1] * 1.35)
         axes.annotate(
             "default",
             xy=(1.0, default),

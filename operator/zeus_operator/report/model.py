@@ -103,6 +103,8 @@ def power_curves(recurrences: Sequence[RecurrenceRecord], eta: float) -> tuple[P
         points = [p for p in result.power_profile if p.power_limit_watts > 0]
         if result.gpu_model != model or len(points) < 2 or result.batch_size in latest:
             continue
+        if result.batch_size < 1:  # a result holds whatever its file held
+            continue
         per_thousand = 1000.0 / result.batch_size
         latest[result.batch_size] = PowerCurve(
             result.batch_size,

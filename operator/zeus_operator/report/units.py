@@ -32,7 +32,7 @@ def seconds(value: float | None) -> str:
     """Return a duration: `4.21 s`, `3 min 20 s`, `2 h 05 min`."""
     if value is None:
         return UNKNOWN
-    if value < 99.95:
+    if value < 99.95 or not math.isfinite(value):
         return f"{significant(value)} s"
     whole = round(value)
     if whole < 3600:

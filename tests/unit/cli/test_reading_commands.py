@@ -19,7 +19,7 @@ from zeus_operator.deciding import decide
 from zeus_operator.executors import rundir
 from zeus_operator.optimizer import policy
 from zeus_operator.plan_spec import JobPlanSpec
-from zeus_operator.records import DecisionRecord, RecurrenceKind
+from zeus_operator.records import DecisionRecord, RecurrenceKind, RecurrenceState
 from zeus_operator.store.store import Store
 
 from tests.support.histories import (
@@ -137,6 +137,29 @@ def test_history_lists_every_attempt_and_can_be_cut_short(zeusctl: Zeusctl, stor
     ]
     assert "stopped: cost over the threshold" in lines[2]
     assert len(last.splitlines()) == 2
+
+
+def test_history_says_why_a_tick_was_skipped(zeusctl: Zeusctl, store: Store) -> None:
+    job = store_history(store, [])
+    store.create_recurrence(
+        CreateRecurrence(
+            job.id,
+            RecurrenceKind.LEARNED,
+            0,
+            START,
+            state=RecurrenceState.SKIPPED,
+            reason="could not start within 60 s of its time",
+        ),
+        START,
+    )
+
+    lines = output(zeusctl("history", "digits")).splitlines()
+    view = json.loads(output(zeusctl("history", "digits", "-o", "json")))
+
+    assert re.split(r"\s{2,}", lines[1])[:4] == [
+        *("-", "learned", "-", "skipped: could not start within 60 s of its time")
+    ]
+    assert view["recurrences"][0]["reason"] == "could not start within 60 s of its time"
 
 
 def test_history_as_json_has_every_key_and_the_units_in_their_names(
@@ -350,7 +373,7 @@ def test_report_that_cannot_be_written_is_wrong_input(
 
     assert result.exit_code == 0
     assert blocked.exit_code == 2
-    assert "can't be written" in blocked.stderr
+    assert blocked.stderr == "file/report.html: the report can't be written: File exists\n"
 
 
 @pytest.mark.parametrize("command", ["status", "history", "explain", "report", "delete", "reset"])

@@ -69,6 +69,27 @@ def test_wrong_options_are_said_with_what_is_allowed(
     assert message in result.stderr
 
 
+def test_a_report_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = tmp_path / "file" / "report.html"
+
+    result = zeusctl("run", manifests.write(tmp_path), "--report", report, home=tmp_path / "home")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"{report}: the report can't be written: ")
+    assert not (tmp_path / "home").exists()
+
+
+def test_control_runs_that_would_never_come_are_refused(tmp_path: Path) -> None:
+    path = manifests.write(tmp_path, manifests.with_spec('schedule: "0 2 * * *"'))
+
+    result = zeusctl("run", path, "--control", "3", home=tmp_path / "home")
+
+    assert result.exit_code == 2
+    assert "--recurrences N" in result.stderr
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_home_that_cannot_be_used_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file is in the way")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -159,6 +160,24 @@ def test_costs_of_another_gpu_are_not_drawn_beside_those_of_the_newest() -> None
     assert [r.ordinal for r in data.learned] == [1, 2, 3, 4]
     assert "GJ" not in page.text.split("Decisions")[0]
     assert f"2 recurrences on A40 (now {GPU_MODEL})" in page.text
+
+
+def test_batch_sizes_that_the_manifest_no_longer_names_are_drawn_as_they_were_tried() -> None:
+    history = [recurrence(1, [Try(4096)]), recurrence(2, [Try(256)])]
+    page = Page(render(gather(job_record(), history, NOW)))
+
+    assert "4096" in page.text.split("Batch sizes tried")[1].split("Decisions")[0]
+
+
+def test_a_result_that_makes_no_sense_leaves_the_page_standing() -> None:
+    odd = recurrence(1, [Try(256)])
+    (attempt,) = odd.attempts
+    (execution,) = attempt.executions
+    assert execution.result is not None
+    execution = replace(execution, result=replace(execution.result, batch_size=0))
+    odd = replace(odd, attempts=(replace(attempt, executions=(execution,)),))
+
+    assert power_curves([odd], eta=0.5) == ()
 
 
 def test_power_curves_are_per_thousand_samples_at_the_jobs_preference() -> None:

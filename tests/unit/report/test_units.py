@@ -35,6 +35,8 @@ def test_energies_have_three_digits_and_a_fitting_unit(value: float | None, show
         (99.96, "1 min 40 s"),
         (3599.7, "1 h 00 min"),
         (7500.0, "2 h 05 min"),
+        (float("nan"), "nan s"),  # a script's result may hold anything
+        (float("inf"), "inf s"),
     ],
 )
 def test_durations_are_carried_over_without_sixty_seconds(value: float | None, shown: str) -> None:

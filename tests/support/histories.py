@@ -60,6 +60,7 @@ class Try:
     gpu_model: str = GPU_MODEL
     gpu_count: int = 1
     target: float | None = None
+    metric_mode: str | None = None
     eta: float | None = None
     default_batch_size: int | None = None
 
@@ -167,6 +168,7 @@ def _attempt(
                 Candidate(batch_size=256, runs=1, typical_cost_joules=2100.0),
             ),
             target=source.target,
+            metric_mode=source.metric_mode,
             eta=source.eta,
             problem=None
             if source.default_batch_size is None

@@ -28,6 +28,7 @@ class JobState:
     job: JobRecord
     recurrences: tuple[RecurrenceRecord, ...]
     requests: tuple[RunRequestRecord, ...]
+    paused: str = ""  # why no new recurrence starts after failures; "": they may
 
     @property
     def open(self) -> tuple[RecurrenceRecord, ...]:
@@ -39,6 +40,7 @@ def status_view(state: JobState) -> dict[str, Any]:
     """Return a job's status as JSON values."""
     return {
         **job_view(state.job),
+        "paused": state.paused,
         "mode": state.job.spec.get("mode", "Optimize"),
         "recurrences": counts(state.recurrences),
         "open": [recurrence_view(r) for r in state.open],
@@ -89,6 +91,8 @@ def status_lines(state: JobState) -> list[str]:
     ]
     if job.suspended:
         rows.append(("suspended", "yes: no new recurrence starts"))
+    if state.paused:
+        rows.append(("paused", state.paused))
     rows.append(("savings", headline(measure(state.recurrences))))
     return pairs(rows)
 

@@ -20,6 +20,8 @@ from zeus_operator.cli.history import (
 )
 from zeus_operator.cli.views import recurrence_view
 from zeus_operator.local.services import open_store
+from zeus_operator.plan import paused_reason
+from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import JobRecord, RecurrenceKind
 from zeus_operator.store.store import Store
 
@@ -49,7 +51,12 @@ def status(settings: Settings, job: str | None) -> None:
 
 def _state(store: Store, job: JobRecord) -> JobState:
     facts = store.facts(job.id)
-    return JobState(job=facts.job, recurrences=store.history(job.id), requests=facts.requests)
+    return JobState(
+        job=facts.job,
+        recurrences=store.history(job.id),
+        requests=facts.requests,
+        paused=paused_reason(facts, JobPlanSpec.from_document(facts.job.spec)),
+    )
 
 
 @click.command("history")

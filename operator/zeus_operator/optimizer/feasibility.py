@@ -50,7 +50,8 @@ class Feasibility:
         own = (self.successes + 0.5) / (self.successes + self.failures + 0.5)
         tried = (self.successes + self.failures) > 0.0
         pooled = np.minimum(good / (good + bad), _MOST)
-        return np.where(tried, np.minimum(pooled, own), pooled).tolist()  # type: ignore[no-any-return]
+        believed: Array = np.where(tried, np.minimum(pooled, own), pooled)
+        return [float(value) for value in believed]
 
 
 class Memory:

@@ -99,6 +99,12 @@ def _targets(recurrence: RecurrenceRecord) -> Iterator[str]:
     yield from _numbers(recurrence, lambda attempt: attempt.decision.target)
 
 
+def _modes(recurrence: RecurrenceRecord) -> Iterator[str]:
+    for attempt in recurrence.attempts:
+        if attempt.decision.metric_mode is not None:
+            yield attempt.decision.metric_mode
+
+
 def _preferences(recurrence: RecurrenceRecord) -> Iterator[str]:
     yield from _numbers(recurrence, lambda attempt: attempt.decision.eta)
 
@@ -121,6 +127,7 @@ def _numbers(
 _TERMS = (
     _Term("on", _gpus),
     _Term("with target", _targets),
+    _Term("with metric mode", _modes),
     _Term("with energy preference", _preferences),
     # What was learned stays what it cost; only what it is compared with is another.
     _Term(

@@ -102,6 +102,23 @@ def test_status_says_what_the_savings_leave_out(zeusctl: Zeusctl, store: Store) 
     assert savings["sentence"] in text
 
 
+def test_status_says_that_failures_have_paused_a_job(zeusctl: Zeusctl, store: Store) -> None:
+    failed = [recurrence(n, [Try(256, Outcome.MAX_EPOCHS)]) for n in (1, 2, 3)]
+    store_history(store, failed[:2])
+    before = output(zeusctl("status", "digits"))
+    job = store.job("default", "digits")
+    assert job is not None
+    store.reset_job(job.id, START)
+    store_history(store, failed)
+
+    after = output(zeusctl("status", "digits"))
+    view = json.loads(output(zeusctl("status", "digits", "-o", "json")))
+
+    assert "paused" not in before
+    assert "paused after 3 failed recurrences in a row" in after
+    assert view["paused"] in after
+
+
 def test_status_of_one_job_shows_what_is_open(zeusctl: Zeusctl, store: Store) -> None:
     with_history(store)
     job = store.job("default", "digits")

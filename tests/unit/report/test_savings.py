@@ -182,6 +182,7 @@ def test_energy_and_time_are_compared_as_well() -> None:
             "on 2 x A40 (now A40)",
         ),
         ({"target": 0.9}, {"target": 0.97}, "with target 0.9 (now 0.97)"),
+        ({"metric_mode": "Max"}, {"metric_mode": "Min"}, "with metric mode Max (now Min)"),
         ({"eta": 0.5}, {"eta": 1.0}, "with energy preference 0.5 (now 1)"),
     ],
 )

@@ -109,7 +109,7 @@ class Accounting:
             return None
         seconds = best.seconds_per_step * steps_per_epoch
         joules: Optional[float] = best.average_power_watts * seconds
-        if not control.points_cover_whole_cycles:
+        if not best.whole_cycles:
             between = self.ledger.between_use(best.power_limit_watts)
             if between is not None:
                 seconds += between.time_seconds

@@ -138,7 +138,7 @@ class PowerControl:
         self._losses = 0
         self._in_epoch = False
         self._epoch_start_steps = 0
-        self._whole_cycles = False
+        self._whole_cycles = any(point.whole_cycles for point in self._profile.points)
         self._patience = 1
         self._vain = 0
         self.wake_at = WARM_UP_STEPS
@@ -176,11 +176,6 @@ class PowerControl:
     def best(self) -> Optional[PowerProfilePoint]:
         """The best point so far."""
         return self._profile.best
-
-    @property
-    def points_cover_whole_cycles(self) -> bool:
-        """Whether the points include what follows an epoch (evaluation)."""
-        return self._whole_cycles
 
     def check_lease(self, steps: int) -> None:
         """See whether the limit changed; call it before a segment of the ledger is closed."""
@@ -228,9 +223,10 @@ class PowerControl:
         elif self._state is _State.OFF or (self._state is _State.HOLDING and self._holds_best):
             self.wake_at = NEVER  # what happens to a lease is seen at the next epoch
         else:
-            self._patience = min(2 * self._patience, LONGEST_CHECK_STEPS)
-            connected = self._agent.status.connected
-            self.wake_at = steps + (1 if connected else self._patience)
+            # What is waited for may take milliseconds or never come: look ever more rarely.
+            self.wake_at = steps + self._patience
+            more = 1 + self._patience // 4
+            self._patience = min(self._patience + more, LONGEST_CHECK_STEPS)
 
     def _follow_lease(self, status: AgentStatus, now: float, steps: int) -> None:
         """Cut a segment where the limit changed; drop a trial that lost its lease."""
@@ -310,7 +306,7 @@ class PowerControl:
         self._whole_cycles = self._whole_cycles or trial.whole_cycles
         if trial.span is not None:
             self._marks = (self._marks[0], self._meter.mark(trial.span.end_seconds))
-            self._span, self._state = trial.span, _State.RESOLVING
+            self._span, self._state, self._patience = trial.span, _State.RESOLVING, 1
 
     def _resolve(self) -> None:
         """Turn a finished trial into a point, once the energy at both ends is known."""
@@ -326,14 +322,20 @@ class PowerControl:
             return
         seconds = span.end_seconds - span.start_seconds
         joules = end.energy.joules - start.energy.joules
-        point = PowerProfilePoint(lease.applied_watts, joules / seconds, seconds / span.steps)
-        self._profile.measured(point, span.steps, self._rules.certainty(span))
+        point = PowerProfilePoint(
+            lease.applied_watts,
+            joules / seconds,
+            seconds / span.steps,
+            self._rules.certainty(span),
+            span.whole_cycles,
+        )
+        self._profile.measured(point, span.steps)
         self._ask_next()
 
     def _again(self) -> None:
         """Measured in vain (the GPU did not answer): once more, but not for ever."""
         self._vain += 1
-        self._state = _State.ASKING
+        self._state, self._patience = _State.ASKING, 1
         if self._vain >= VAIN_TRIALS:
             self._notices.warn(
                 "profile", "power limits can't be compared: the GPU's energy counter can't be read"

@@ -3,14 +3,16 @@
 From the highest limit down, since every lower one is slower: the cost per step
 `(eta * power + (1 - eta) * max_power) * seconds` (NSDI'23, equation 7) falls and
 then rises again, so that measuring can end once it clearly rises.  One quick look at
-each limit comes first; those that turn out close to the best are then looked at again,
-so that the noise of single steps is averaged out, half as many times at most.
+each limit comes first; those close to the best, in cost or as its neighbours, are then
+looked at again, so that the noise of single steps is averaged out, half as many times
+at most.  What is still unsure then goes on in the next run: points carry their certainty.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import List, Optional, Sequence, Tuple
 
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import PowerProfilePoint
@@ -60,7 +62,8 @@ class PowerProfile:
         candidates: limits to measure, descending.
         eta: energy preference.
         max_power_watts: largest settable limit, for the cost.
-        known: points measured before on the same kind of GPU.
+        known: points measured before on the same kind of GPU; those outside of the
+            candidates' range are left out, since no such limit may be held.
     """
 
     def __init__(
@@ -73,10 +76,12 @@ class PowerProfile:
         self._eta = eta
         self._max_power_watts = max_power_watts
         self._points: List[PowerProfilePoint] = []
-        self._certainty: Dict[float, float] = {}  # by limit; 1 is enough
         self._todo = list(candidates)
         self._second_looks = len(self._todo) // 2
+        low, high = min(candidates) - SAME_WATTS, max(candidates) + SAME_WATTS
         for point in known:
+            if not low <= point.power_limit_watts <= high:
+                continue
             self._keep(point)
             self._todo = [
                 limit for limit in self._todo if abs(limit - point.power_limit_watts) > SAME_WATTS
@@ -100,27 +105,26 @@ class PowerProfile:
             return None
         return min(self._points, key=self._cost)
 
-    def measured(
-        self, point: PowerProfilePoint, steps: int = 1 << 20, certainty: float = 1.0
-    ) -> None:
+    def measured(self, point: PowerProfilePoint, steps: int = 1 << 20) -> None:
         """Take the measurement of `candidate`.
 
         Args:
             point: names the limit really applied.
             steps: steps measured, for how much the noise of single steps may matter.
-            certainty: share of what would be enough to compare close limits, up to 1.
         """
         if self._todo:
             self._todo.pop(0)
         else:
             self._second_looks -= 1
-        self._keep(self._merged(point, certainty))
+        self._keep(self._merged(point))
         self._stop_if_rising(STEP_NOISE / math.sqrt(max(steps, 1)))
 
     def skip(self) -> None:
         """Leave `candidate` out: what was applied in its place is measured already."""
         if self._todo:
             self._todo.pop(0)
+        else:
+            self._second_looks -= 1
 
     def clamped(self, candidate: float, applied_watts: float) -> bool:
         """Whether another limit than `candidate` was applied, one that is measured already."""
@@ -129,32 +133,44 @@ class PowerProfile:
         )
 
     def _unsure(self) -> Optional[float]:
-        """The limit near the best that is known least well; None: all are known well enough."""
+        """The limit near the best that is known least well; None: all are known well enough.
+
+        Neighbours of the best count as near whatever they seem to cost: a window that a
+        busy host slowed down may hide the real best.
+        """
         best = self.best
         if best is None or self._second_looks <= 0:
             return None
         near = self._cost(best) * (1.0 + NEAR_BEST)
-        unsure = [
-            (self._certainty.get(p.power_limit_watts, 1.0), -p.power_limit_watts)
-            for p in self._points
-            if self._cost(p) <= near
-        ]
-        certainty, limit = min(unsure)
-        return -limit if certainty < 1.0 else None
+        place = self._points.index(best)
+        neighbours = self._points[max(place - 1, 0) : place + 2]
+        unsure = [p for p in self._points if p in neighbours or self._cost(p) <= near]
+        least = min(unsure, key=lambda p: (p.certainty, self._cost(p)))
+        return least.power_limit_watts if least.certainty < 1.0 else None
 
-    def _merged(self, point: PowerProfilePoint, certainty: float) -> PowerProfilePoint:
-        """Average with what was measured at that limit before, weighed by certainty."""
-        limit = point.power_limit_watts
+    def _merged(self, point: PowerProfilePoint) -> PowerProfilePoint:
+        """Average with what was measured at that limit before, weighed by certainty.
+
+        Where the two clearly differ the faster one is believed: a host can make a step
+        longer than it is, and nothing makes it shorter.
+        """
         for old in self._points:
-            if abs(old.power_limit_watts - limit) <= SAME_WATTS:
-                before = self._certainty.pop(old.power_limit_watts, 1.0)
-                share = certainty / (before + certainty)
-                energy = (1.0 - share) * old.average_power_watts * old.seconds_per_step
-                energy += share * point.average_power_watts * point.seconds_per_step
-                seconds = (1.0 - share) * old.seconds_per_step + share * point.seconds_per_step
-                self._certainty[limit] = before + certainty
-                return PowerProfilePoint(limit, energy / seconds, seconds)
-        self._certainty[limit] = certainty
+            if abs(old.power_limit_watts - point.power_limit_watts) > SAME_WATTS:
+                continue
+            faster, slower = sorted((old, point), key=lambda p: p.seconds_per_step)
+            if slower.seconds_per_step > faster.seconds_per_step * (1.0 + CLEAR_RISE):
+                return faster
+            certainty = old.certainty + point.certainty
+            share = point.certainty / certainty if certainty > 0.0 else 0.5
+            energy = (1.0 - share) * old.average_power_watts * old.seconds_per_step
+            energy += share * point.average_power_watts * point.seconds_per_step
+            seconds = (1.0 - share) * old.seconds_per_step + share * point.seconds_per_step
+            return replace(
+                point,
+                average_power_watts=energy / seconds,
+                seconds_per_step=seconds,
+                certainty=certainty,
+            )
         return point
 
     def _cost(self, point: PowerProfilePoint) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Optional
 
 from zeus_runtime.agent_background import BackgroundAgent
@@ -10,7 +12,7 @@ from zeus_runtime.ledger import Ledger
 from zeus_runtime.meter import EnergyMeter
 from zeus_runtime.notices import Notices
 from zeus_runtime.power_control import PowerControl, PowerWishes, Steps
-from zeus_runtime.protocol import Decision
+from zeus_runtime.protocol import Decision, PowerProfilePoint
 
 
 def make_power_control(
@@ -48,5 +50,13 @@ def power_wishes(facts: GpuFacts, decision: Optional[Decision], eta: float) -> P
         decision.eta,
         decision.power_min_percent,
         decision.power_max_percent,
-        decision.power_profile if measured_on == (facts.model, facts.driver) else (),
+        tuple(_sound(point) for point in decision.power_profile)
+        if measured_on == (facts.model, facts.driver)
+        else (),
     )
+
+
+def _sound(point: PowerProfilePoint) -> PowerProfilePoint:
+    """Take a certainty that makes no sense for none: such a point is measured again if it matters."""
+    known = isinstance(point.certainty, (int, float)) and 0.0 <= point.certainty < math.inf
+    return point if known else replace(point, certainty=0.0)

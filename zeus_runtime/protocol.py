@@ -153,11 +153,27 @@ def _from_mapping(kind: Type[T], raw: Mapping[str, Any], where: str) -> T:
 
 @dataclass(frozen=True)
 class PowerProfilePoint:
-    """What one power limit costs and gives, measured while training."""
+    """What one power limit costs and gives, measured while training.
+
+    Args:
+        certainty: share of what is enough to tell close limits apart; from 1 on it
+            is not measured again.  Summed over the runs that measured it.
+        whole_cycles: what follows an epoch (evaluation) is in the means.
+    """
 
     power_limit_watts: float
     average_power_watts: float
     seconds_per_step: float
+    certainty: float = 1.0
+    whole_cycles: bool = False
+
+    def to_body(self) -> Dict[str, Any]:
+        """Return the fields by name, without those that say nothing new: messages are small."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        }
 
 
 @dataclass(frozen=True)
@@ -333,7 +349,8 @@ def encode_result(result: Result, size_bytes: int = RESULT_DEFAULT_BYTES) -> byt
     Raises:
         ProtocolError: the core itself does not fit.
     """
-    body: Dict[str, Any] = _rounded(asdict(result))
+    points = [point.to_body() for point in result.power_profile]
+    body: Dict[str, Any] = _rounded({**asdict(result), "power_profile": points})
     milestones: List[Any] = body["milestones"]
     while True:
         text = json.dumps(

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Union
 
 from zeus_runtime.protocol import (
     DEFAULT_RESULT_PATH,
@@ -21,8 +21,11 @@ from zeus_runtime.protocol import (
     RESULT_DEFAULT_BYTES,
     RESULT_MIN_BYTES,
     Decision,
+    PowerProfilePoint,
     ProtocolError,
 )
+
+_LEAST = 1e-12  # of what must be above 0
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,21 @@ def check_decision(decision: Decision) -> None:
         ProtocolError: names the first such field.
     """
 
-    def number(name: str, low: float, high: float, *, whole: bool = False) -> None:
-        value: Any = getattr(decision, name)
+    def number(
+        name: str,
+        low: float,
+        high: float,
+        *,
+        whole: bool = False,
+        of: Union[Decision, PowerProfilePoint] = decision,
+        where: str = ENV_DECISION,
+    ) -> None:
+        value: Any = getattr(of, name)
         kinds = (int,) if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool)
         if not fits or not math.isfinite(value) or not low <= value <= high:
             raise ProtocolError(
-                f"{ENV_DECISION}.{name}: expected a {'whole ' if whole else ''}number from "
+                f"{where}.{name}: expected a {'whole ' if whole else ''}number from "
                 f"{low:g} to {high:g}, got {value!r}"
             )
 
@@ -106,6 +117,10 @@ def check_decision(decision: Decision) -> None:
         number("learning_rate", 0.0, math.inf)
     if not isinstance(decision.optimize_power, bool):
         raise ProtocolError(f"{ENV_DECISION}.optimize_power: expected true or false")
+    for index, point in enumerate(decision.power_profile):
+        where = f"{ENV_DECISION}.power_profile[{index}]"
+        for name in ("power_limit_watts", "average_power_watts", "seconds_per_step"):
+            number(name, _LEAST, math.inf, of=point, where=where)
 
 
 def refuse_several_processes(environ: Mapping[str, str]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.support.virtual_training import GPUS, ModelledGpu, VirtualTraining
+from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.power_profile import PowerProfile, candidate_limits, step_cost_joules
-from zeus_runtime.protocol import PowerProfilePoint
+from zeus_runtime.power_setup import power_wishes
+from zeus_runtime.protocol import Decision, PowerProfilePoint
 
 V100 = GPUS[0]
 
@@ -31,8 +33,10 @@ def test_candidates_go_down_in_steps_and_hold_both_ends(
     assert candidate_limits(*bounds, *percent) == pytest.approx(expected)
 
 
-def point(limit: float, watts: float, seconds: float = 1.0) -> PowerProfilePoint:
-    return PowerProfilePoint(limit, watts, seconds)
+def point(
+    limit: float, watts: float, seconds: float = 1.0, certainty: float = 1.0
+) -> PowerProfilePoint:
+    return PowerProfilePoint(limit, watts, seconds, certainty)
 
 
 def test_the_cost_counts_watts_with_watts() -> None:
@@ -65,11 +69,11 @@ def test_a_rise_that_noise_explains_does_not_end_measuring() -> None:
 def test_limits_close_to_the_best_are_looked_at_again_a_bounded_number_of_times() -> None:
     profile = PowerProfile((250.0, 225.0, 200.0, 175.0), 0.5, 250.0)
     for limit, seconds in ((250.0, 1.0), (225.0, 1.01), (200.0, 1.02), (175.0, 1.3)):
-        profile.measured(point(limit, 220.0, seconds), certainty=0.2)
+        profile.measured(point(limit, 220.0, seconds, 0.2))
     again = []
     while profile.candidate is not None:
         again.append(profile.candidate)
-        profile.measured(point(again[-1], 220.0, 1.04), certainty=0.2)
+        profile.measured(point(again[-1], 220.0, 1.04, 0.2))
     assert again == [250.0, 225.0]
     seconds = {p.power_limit_watts: p.seconds_per_step for p in profile.points}
     assert seconds[250.0] == pytest.approx(1.02)  # the mean of both looks
@@ -87,6 +91,82 @@ def test_half_a_handed_profile_is_gone_on_with() -> None:
     known = (point(250.0, 240.0), point(225.0, 220.0))
     profile = PowerProfile((250.0, 225.0, 200.0, 175.0), 0.5, 250.0, known=known)
     assert profile.candidate == 200.0
+
+
+LIMITS = (250.0, 225.0, 200.0, 175.0, 150.0)
+
+
+def test_a_window_that_a_busy_host_slowed_down_is_put_right_by_the_next_run() -> None:
+    first = tuple(
+        point(limit, 220.0, seconds, 0.5)
+        for limit, seconds in zip(LIMITS, (1.0, 0.9, 0.95, 1.0, 1.1), strict=True)
+    )  # 200 W is really the best, at 0.8
+    profile = PowerProfile(LIMITS, 0.5, 250.0, known=first)
+    true_seconds = dict(zip(LIMITS, (1.0, 0.9, 0.8, 1.0, 1.1), strict=True))
+    looked_at = []
+    while (limit := profile.candidate) is not None:
+        looked_at.append(limit)
+        profile.measured(point(limit, 220.0, true_seconds[limit], 0.5))
+    assert 0 < len(looked_at) <= len(LIMITS) // 2
+    assert profile.best is not None
+    assert profile.best.power_limit_watts == 200.0
+    assert profile.best.seconds_per_step == pytest.approx(0.8)
+
+
+def test_what_is_certain_is_not_measured_again_whatever_run_it_is_from() -> None:
+    known = tuple(point(limit, limit - 10.0, certainty=1.0) for limit in LIMITS)
+    assert PowerProfile(LIMITS, 0.5, 250.0, known=known).candidate is None
+
+
+@pytest.mark.parametrize("certainty", [float("nan"), -1.0, None, "much"])
+def test_a_certainty_that_makes_no_sense_counts_for_nothing(certainty: object) -> None:
+    facts = GpuFacts("GPU-v", "V100", "1")
+    decision = Decision(
+        batch_size=16,
+        target=0.9,
+        metric_mode="Max",
+        max_epochs=5,
+        power_profile=(point(200.0, 180.0, 0.01, certainty),),
+        profile_gpu_model="V100",
+        profile_driver="1",
+    )
+    assert power_wishes(facts, decision, 0.5).known[0].certainty == 0.0
+
+
+def test_a_handed_point_outside_of_the_bounds_is_never_held() -> None:
+    known = (point(250.0, 240.0), point(225.0, 220.0), point(150.0, 100.0))
+    profile = PowerProfile((225.0, 200.0), 0.5, 250.0, known=known)
+    assert [p.power_limit_watts for p in profile.points] == [225.0]
+    assert profile.candidate == 200.0
+
+
+def test_a_second_look_at_a_limit_that_is_no_longer_applied_ends() -> None:
+    profile = PowerProfile(
+        (250.0, 225.0), 0.5, 250.0, known=(point(250.0, 240.0, 1.0, 0.1), point(225.0, 215.0))
+    )
+    assert profile.candidate == 250.0
+    assert profile.clamped(250.0, applied_watts=225.0)
+    profile.skip()
+    assert profile.candidate is None
+
+
+def test_points_measured_over_whole_cycles_are_gone_on_with_in_the_same_way() -> None:
+    settings = {"step_seconds": 0.003, "steps_per_epoch": 5, "between_seconds": 0.01}
+    first = VirtualTraining(V100, **settings)
+    first.train_until_held()
+    second = VirtualTraining(V100, **settings, known=first.control.points[:2])
+    second.train_until_held()
+    assert all(measured.whole_cycles for measured in second.control.points)
+    check_optimum(second)
+
+
+def test_a_limit_that_is_not_granted_is_asked_about_ever_more_rarely() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=20_000, agent_seconds=1e9)
+    looks = []
+    on_step = run.control.on_step
+    run.control.on_step = lambda steps: (looks.append(steps), on_step(steps))
+    run.train(1)
+    assert 10 < len(looks) < 100
 
 
 def check_optimum(run: VirtualTraining) -> None:
@@ -135,8 +215,8 @@ def test_epochs_shorter_than_a_tick_are_measured_with_what_follows_them() -> Non
         V100, step_seconds=0.003, steps_per_epoch=5, between_seconds=0.01, tick_seconds=0.1
     )
     run.train_until_held()
-    assert run.control.points_cover_whole_cycles
     for measured in run.control.points:
+        assert measured.whole_cycles
         per_step = run.gpu.seconds(0.003, measured.power_limit_watts) + 0.01 / 5
         assert measured.seconds_per_step == pytest.approx(per_step, rel=0.02)
 

@@ -16,6 +16,7 @@ from zeus_runtime.result_file import ResultFile
 from zeus_runtime.settings import RunSettings
 
 GOOD = {"batch_size": 64, "target": 0.9, "metric_mode": "Max", "max_epochs": 10}
+POINT = {"power_limit_watts": 200.0, "average_power_watts": 180.0, "seconds_per_step": 0.01}
 
 
 def test_outside_a_job_there_is_no_decision_and_nothing_is_written() -> None:
@@ -56,6 +57,8 @@ def test_the_decision_and_ids_are_read() -> None:
         (json.dumps({**GOOD, "optimize_power": "yes"}), "optimize_power"),
         (json.dumps({**GOOD, "power_profile": [{"watts": 1}]}), "power_profile"),
         (json.dumps({**GOOD, "power_profile": 5}), "int"),
+        (json.dumps({**GOOD, "power_profile": [{**POINT, "power_limit_watts": "1"}]}), "[0]"),
+        (json.dumps({**GOOD, "power_profile": [POINT, {**POINT, "seconds_per_step": 0}]}), "[1]"),
         ('{"batch_size": 64, "target": NaN, "metric_mode": "Max", "max_epochs": 10}', "target"),
     ],
 )

@@ -109,10 +109,9 @@ def with_executions(record: AttemptRecord, *executions: ExecutionRecord) -> Atte
 
 
 def executor(home: Path, *, gpus: Sequence[str] = (), **arguments: Any) -> LocalExecutor:
-    """Return an executor whose runs and locks are under `home`."""
-    return LocalExecutor(
-        home / "runs", home / "locks", LocalDevices(tuple(gpus)), decision, **arguments
-    )
+    """Return an executor on a machine of its own, whose runs are under `home`."""
+    devices = LocalDevices(tuple(gpus), machine=str(home))
+    return LocalExecutor(home / "runs", devices, decision, **arguments)
 
 
 def decision(job: JobRecord, attempt: AttemptRecord) -> Decision:

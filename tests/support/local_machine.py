@@ -128,6 +128,7 @@ def machine(
     command: Sequence[str] = ("python", "train.py"),
     max_attempts: int = 2,
     grace_seconds: int = 30,
+    gpus_asked: int = 1,
     **spec: Any,
 ) -> Machine:
     """Return a machine in `folder` whose GPU an administrator has limited.
@@ -139,6 +140,7 @@ def machine(
         command: of the container.
         max_attempts: of a recurrence.
         grace_seconds: from SIGTERM to SIGKILL.
+        gpus_asked: the container's limit of nvidia.com/gpu; the machine has one.
         spec: further fields of the ZeusJob's spec.
     """
     job = folder / "job"
@@ -149,7 +151,7 @@ def machine(
         "kind": "ZeusJob",
         "metadata": {"name": "tiny"},
         "spec": {
-            **child_spec(command, arguments, gpus=1, grace_seconds=grace_seconds),
+            **child_spec(command, arguments, gpus=gpus_asked, grace_seconds=grace_seconds),
             "retry": {"maxAttempts": max_attempts, "pauseAfterFailures": 3},
             **spec,
         },

@@ -70,10 +70,20 @@ class Execution:
             output_tail=tail(self.directory / rundir.OUTPUT) if ended else "",
         )
 
-    def request_stop(self, reason: str, grace_seconds: float) -> None:
-        """Tell the shim to end its child; the first reason given is the one that counts."""
+    @property
+    def waits_for_gpus(self) -> bool:
+        """Whether the child is not started yet because its GPUs are in use."""
+        is_waiting = (self.directory / rundir.WAITING).exists()
+        return is_waiting and not (self.directory / rundir.STARTED).exists()
+
+    def request_stop(self, reason: str, grace_seconds: float) -> bool:
+        """Tell the shim to end its child; the first reason given is the one that counts.
+
+        Returns:
+            Whether there is something to end.
+        """
         if self.phase() is not Phase.LIVE:
-            return
+            return False
         request = StopRequest(reason, grace_seconds)
         rundir.create_json(self.directory / rundir.STOP, request.__dict__)
         claim = rundir.read_document(self.directory / rundir.CLAIM, Claim)
@@ -83,6 +93,7 @@ class Execution:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGTERM)
             os.close(descriptor)
+        return True
 
     def shim_output(self) -> str:
         """Return what the shim said; it says something only if it fails."""

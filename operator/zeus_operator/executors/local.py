@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zeus_operator.api.template import training_container
+from zeus_operator.api.template import TrainingContainer, training_container
 from zeus_operator.api.types import ZeusJobSpec
 from zeus_operator.executors import rundir
 from zeus_operator.executors.base import ChildCollision
@@ -38,10 +38,12 @@ class LocalDevices:
     Args:
         uuids: as NVML gives them.
         environment: variables that make them visible to a child (of a simulated driver).
+        machine: whose they are; "" for this machine's own, see `gpu_locks`.
     """
 
     uuids: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
+    machine: str = ""
 
 
 class LocalExecutor:
@@ -49,36 +51,52 @@ class LocalExecutor:
 
     Args:
         runs: folder of all executions; see `rundir`.
-        locks: folder of the GPUs' lock files; programs that share it share the GPUs.
         devices: the GPUs.
         decision_of: builds what a run is told.
         agent_address: of the agent that sets power limits; None: there is none.
         inherited: environment that children start from.
         orphan_grace_seconds: what a child has to end itself once this process is gone.
+        notify: takes one sentence for people about what is waited for.
         checkpoint: called between two effects.
     """
 
     def __init__(
         self,
         runs: Path,
-        locks: Path,
         devices: LocalDevices,
         decision_of: Callable[[JobRecord, AttemptRecord], Decision],
         *,
         agent_address: str | None = None,
         inherited: Mapping[str, str] = os.environ,
         orphan_grace_seconds: float = 5.0,
+        notify: Callable[[str], object] = lambda _: None,
         checkpoint: CheckpointHook = no_checkpoint,
     ) -> None:
         self._runs = runs
-        self._locks = locks
         self._devices = devices
         self._decision_of = decision_of
         self._agent_address = agent_address
         self._inherited = {**inherited, **(devices.environment or {})}
         self._orphan_grace_seconds = orphan_grace_seconds
+        self._notify = notify
         self._checkpoint = checkpoint
         self._shims: dict[str, _Shim] = {}
+        self._told_waiting: set[str] = set()
+
+    def check(self, job: JobRecord) -> TrainingContainer:
+        """Return the container of `job` if this machine can run it.
+
+        Raises:
+            LocalExecutorError: there are fewer GPUs than it asks for.
+        """
+        container = training_container(ZeusJobSpec.model_validate(job.spec))
+        available = len(self._devices.uuids)
+        if available and container.gpu_count > available:
+            raise LocalExecutorError(
+                f"{job.key}: the container asks for {container.gpu_count} GPUs, this machine has "
+                f"{available}; lower its limit of nvidia.com/gpu"
+            )
+        return container
 
     def start(self, job: JobRecord, attempt: AttemptRecord) -> ExecutionRecord:
         """Start the next execution of `attempt`, or adopt the one that an earlier call started.
@@ -90,12 +108,7 @@ class LocalExecutor:
             ChildCollision: the directory belongs to another attempt.
             LocalExecutorError: the shim does not start, or there are fewer GPUs than asked for.
         """
-        container = training_container(ZeusJobSpec.model_validate(job.spec))
-        if container.gpu_count > len(self._devices.uuids) and self._devices.uuids:
-            raise LocalExecutorError(
-                f"the container asks for {container.gpu_count} GPUs, "
-                f"this machine has {len(self._devices.uuids)}"
-            )
+        container = self.check(job)
         folder = self._runs / attempt.child_name
         self._own(folder, job, attempt, container.termination_grace_period_seconds)
         self._checkpoint(Checkpoint.CHILD_OWNER_WRITTEN)
@@ -124,7 +137,7 @@ class LocalExecutor:
                     folder=str(Path(job.manifest_path).parent),
                     gpu_count=min(container.gpu_count, len(self._devices.uuids)),
                     gpu_uuids=self._devices.uuids,
-                    gpu_locks=str(self._locks),
+                    gpu_machine=self._devices.machine,
                     orphan_grace_seconds=self._orphan_grace_seconds,
                 ),
             )
@@ -146,6 +159,9 @@ class LocalExecutor:
             record = execution.record()
             if record.ended_at is not None:
                 self._forget(execution.uid)
+            elif execution.uid not in self._told_waiting and execution.waits_for_gpus:
+                self._told_waiting.add(execution.uid)
+                self._notify(f"{attempt.child_name} waits for a GPU: other runs here use it")
             found[execution.uid] = record
         for uid in stored.keys() - found.keys():
             found[uid] = replace(stored[uid], ended_at=datetime.now(UTC), outcome=Outcome.LOST)
@@ -158,8 +174,13 @@ class LocalExecutor:
         """
         folder = self._runs / attempt.child_name
         owner = rundir.read_json(folder / rundir.OWNER) or {}
+        grace_seconds = float(owner.get("grace_seconds", 30.0))
         for execution in self._executions(folder):
-            execution.request_stop(reason, float(owner.get("grace_seconds", 30.0)))
+            if execution.request_stop(reason, grace_seconds):
+                self._notify(
+                    f"{reason}: the script is asked to end, and killed if it has not within "
+                    f"{grace_seconds:g} s"
+                )
 
     def prune(self, attempt: AttemptRecord) -> None:
         """Remove the files of an ended attempt but its output and its owner."""
@@ -176,10 +197,16 @@ class LocalExecutor:
             poll.register(shim.pidfd, select.POLLIN)
         poll.poll(max(0.0, timeout_seconds) * 1000)
 
-    def close(self) -> None:
-        """Let go of the children: their shims end those that still run."""
-        for uid in tuple(self._shims):
-            self._shims.pop(uid).close()
+    def close(self, *, wait: bool = True) -> None:
+        """Let go of the children: their shims end those that still run.
+
+        Args:
+            wait: for their ends; they come anyway, `orphan_grace_seconds` later at most.
+        """
+        for shim in self._shims.values():
+            shim.let_go()
+        while self._shims:
+            self._shims.popitem()[1].close(wait=wait)
 
     def _own(self, folder: Path, job: JobRecord, attempt: AttemptRecord, grace: float) -> None:
         """Make the child's folder ours, once."""
@@ -209,7 +236,6 @@ class LocalExecutor:
 
     def _spawn(self, execution: Execution, spec: ChildSpec) -> None:
         """Start a shim and wait until it has claimed the execution or ended."""
-        self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
         inherited = (lifeline_read, ready_write, _as_file(spec))
@@ -251,22 +277,29 @@ class LocalExecutor:
             shim.close()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Shim:
     """A shim that this process started.
 
     Args:
-        lifeline: write end of its pipe; nobody else may hold it.
+        lifeline: write end of its pipe; nobody else may hold it.  None once it is cut.
     """
 
     process: subprocess.Popen[bytes]
-    lifeline: int
+    lifeline: int | None
     pidfd: int
 
-    def close(self) -> None:
+    def let_go(self) -> None:
+        """Cut the lifeline: the shim ends its child if that still runs."""
+        if self.lifeline is not None:
+            os.close(self.lifeline)
+            self.lifeline = None
+
+    def close(self, *, wait: bool = True) -> None:
         """Cut the lifeline and collect the shim once it has ended its child."""
-        os.close(self.lifeline)
-        self.process.wait()
+        self.let_go()
+        if wait:
+            self.process.wait()
         os.close(self.pidfd)
 
 

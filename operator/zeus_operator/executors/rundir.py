@@ -6,6 +6,7 @@
         result                            what the runtime wrote (`zeus_runtime.protocol`)
         shim.lock                         locked by the shim as long as it lives
         shim.json                         the shim that claimed this execution; written once
+        waiting                           there are too few free GPUs, or were at first
         started.json                      the child: pid and start time
         stop.json                         somebody asked for an end, and why
         exit.json                         how it ended; the last file the shim writes
@@ -29,6 +30,7 @@ OUTPUT = "output.log"
 RESULT = "result"
 LOCK = "shim.lock"
 CLAIM = "shim.json"
+WAITING = "waiting"
 STARTED = "started.json"
 STOP = "stop.json"
 EXIT = "exit.json"

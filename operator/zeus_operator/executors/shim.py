@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeus_operator.executors import rundir
+from zeus_operator.executors import gpu_locks, rundir
+from zeus_operator.executors.gpu_locks import GpuLock
 from zeus_operator.executors.rundir import Claim, Exit, Started, StopRequest
 
 _PR_SET_PDEATHSIG = 1
@@ -45,7 +46,7 @@ class ChildSpec:
         environment: the whole environment of the child.
         folder: its working directory.
         gpu_count: GPUs to take from `gpu_uuids`; they become CUDA_VISIBLE_DEVICES.
-        gpu_locks: folder with one lock file per GPU, held while the child runs.
+        gpu_machine: whose GPUs they are; see `gpu_locks`.
         orphan_grace_seconds: from SIGTERM to SIGKILL when the starting program is gone.
     """
 
@@ -54,7 +55,7 @@ class ChildSpec:
     folder: str
     gpu_count: int
     gpu_uuids: tuple[str, ...]
-    gpu_locks: str
+    gpu_machine: str
     orphan_grace_seconds: float
 
 
@@ -88,6 +89,7 @@ class Shim:
         self._poll.register(lifeline, 0)  # POLLHUP is always reported
         self._ending = _Ending()
         self._signalled = False
+        self._gpu_locks: tuple[GpuLock, ...] = ()  # held until this process ends
 
     def run(self) -> None:
         """Start the child, wait for its end and write `exit.json`."""
@@ -145,20 +147,13 @@ class Shim:
 
     def _take_gpus(self) -> tuple[str, ...] | None:
         """Lock as many GPUs as asked for, waiting for them; None if asked to end meanwhile."""
+        spec = self._spec
         while not self._must_end:
-            held: list[int] = []
-            taken: list[str] = []
-            for uuid in self._spec.gpu_uuids:
-                if len(taken) == self._spec.gpu_count:
-                    break
-                descriptor = rundir.try_lock(Path(self._spec.gpu_locks) / f"{uuid}.lock")
-                if descriptor is not None:
-                    held.append(descriptor)
-                    taken.append(uuid)
-            if len(taken) == self._spec.gpu_count:
-                return tuple(taken)  # the locks are held until this process ends
-            for descriptor in held:
-                os.close(descriptor)
+            taken = gpu_locks.take(spec.gpu_uuids, spec.gpu_count, spec.gpu_machine)
+            if taken is not None:
+                self._gpu_locks = taken
+                return tuple(lock.uuid for lock in taken)
+            (self._directory / rundir.WAITING).touch()
             self._wait(_GPU_RETRY_SECONDS)
         return None
 

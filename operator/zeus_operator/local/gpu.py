@@ -84,6 +84,7 @@ class Gpus:
     Args:
         uuids: as NVML gives them; empty: train without.
         folder: where their agent keeps its files.
+        machine: whose they are, for their locks; "": this machine's.
         environment: what makes them visible to a process.
         notice: one sentence for people; "" if there is nothing to say.
     """
@@ -92,6 +93,7 @@ class Gpus:
     folder: Path
     models: tuple[str, ...] = ()
     simulated: bool = False
+    machine: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     notice: str = ""
 
@@ -196,6 +198,7 @@ def _simulated_gpus(home: Home, choice: GpuChoice, environ: Mapping[str, str]) -
         folder=folder,
         models=tuple(f"{device.name} (simulated)" for device in devices),
         simulated=True,
+        machine=str(folder.resolve()),  # the same settings elsewhere give the same UUIDs
         environment=environment,
         notice=f"{why}using a simulated {names} (figures are simulated)",
     )

@@ -2,7 +2,6 @@
 
     <home>/postgres/        the embedded database (unless DATABASE_URL names another)
     <home>/runs/            one folder per attempt; see `executors.rundir`
-    <home>/gpu-locks/       which GPU is in use by which child
     <home>/agent/           state, socket and log of the agent for real GPUs
     <home>/simulated/<id>/  a simulated GPU and the agent for it
 
@@ -54,11 +53,6 @@ class Home:
     def runs(self) -> Path:
         """Folder of all executions."""
         return self.root / "runs"
-
-    @property
-    def gpu_locks(self) -> Path:
-        """Folder of the GPUs' lock files."""
-        return self.root / "gpu-locks"
 
     @property
     def agent(self) -> Path:

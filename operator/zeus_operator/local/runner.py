@@ -94,7 +94,8 @@ def run_job(
         with _locked(store, job.id) as lock:
             checkpoint(Checkpoint.JOB_LOCKED)
             job = apply()  # under the lock: nobody's run in progress is changed under its feet
-            executor = _executor(home, services, environ, checkpoint)
+            executor = _executor(home, services, environ, notify, checkpoint)
+            executor.check(job)  # before anything is asked for that could not be run
             engine = Engine(
                 store,
                 executor,
@@ -114,6 +115,9 @@ def run_job(
                 for request in requests.resumed:
                     listener(RequestResumed(job, request))
                 return _back_to_back(store, job, engine, requests)
+            except KeyboardInterrupt:
+                executor.close(wait=False)  # the second Ctrl-C: at once
+                raise
             finally:
                 executor.close()
 
@@ -155,7 +159,11 @@ def _locked(store: Store, job_id: int) -> Iterator[JobLock]:
 
 
 def _executor(
-    home: Home, services: Services, environ: Mapping[str, str], checkpoint: CheckpointHook
+    home: Home,
+    services: Services,
+    environ: Mapping[str, str],
+    notify: Callable[[str], object],
+    checkpoint: CheckpointHook,
 ) -> LocalExecutor:
     store, gpus = services.store, services.gpus
 
@@ -165,11 +173,11 @@ def _executor(
 
     return LocalExecutor(
         home.runs,
-        home.gpu_locks,
-        LocalDevices(gpus.uuids, gpus.environment),
+        LocalDevices(gpus.uuids, gpus.environment, gpus.machine),
         decision_of,
         agent_address=services.agent_address,
         inherited=environ,
+        notify=notify,
         checkpoint=checkpoint,
     )
 

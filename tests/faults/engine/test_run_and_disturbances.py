@@ -107,6 +107,16 @@ def test_a_script_that_ignores_the_signal_is_killed_after_its_grace_period(
     on.limit_comes_back()
 
 
+def test_a_job_that_this_machine_can_not_run_asks_for_nothing(make_machine, store: Store) -> None:
+    on = make_machine(gpus_asked=2)
+    ran = on.run("--recurrences", "3")
+    assert ran.exit_code == 1
+    assert "asks for 2 GPUs, this machine has 1" in ran.errors
+    (job,) = store.jobs()
+    assert store.history(job.id) == ()
+    assert store.facts(job.id).requests == ()
+
+
 def test_an_agent_that_is_killed_is_back_and_so_is_the_limit(make_machine, store: Store) -> None:
     on = make_machine(arguments=LONG)
     with on.start("--recurrences", "1") as process:

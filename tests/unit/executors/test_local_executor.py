@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import sys
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from zeus_operator.executors import rundir
 from zeus_operator.executors.base import ChildCollision
-from zeus_operator.executors.local import LocalExecutorError
+from zeus_operator.executors.local import LocalDevices, LocalExecutor, LocalExecutorError
 from zeus_operator.executors.rundir import Claim, Started
 
 from tests.support import local_children as children
@@ -293,6 +294,78 @@ def test_gpus_are_given_by_uuid_and_to_one_child_at_a_time(tmp_path: Path) -> No
         children.ended(local, job, attempt)
 
 
+def test_who_waits_for_a_gpu_says_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    local = children.executor(tmp_path, gpus=["GPU-a"], notify=said.append)
+    job = children.job(tmp_path / "job", WAIT_FOREVER, gpus=1)
+    first = children.attempt(identifier=1, child_name="tiny-1-1")
+    second = children.attempt(identifier=2, child_name="tiny-2-1")
+    local.start(job, first)
+    child(tmp_path, first)
+    local.start(job, second)
+    eventually(lambda: local.observe(job, second) and said, "it says that it waits")
+    local.observe(job, second)
+    local.observe(job, first)
+    assert said == ["tiny-2-1 waits for a GPU: other runs here use it"]
+    local.close()
+
+
+def test_programs_with_other_folders_share_the_machines_gpus(tmp_path: Path) -> None:
+    gpu = f"GPU-{uuid.uuid4()}"
+    locals_ = [
+        LocalExecutor(tmp_path / name / "runs", LocalDevices((gpu,)), children.decision)
+        for name in ("one", "two")
+    ]
+    job = children.job(tmp_path / "job", WAIT_FOREVER, gpus=1)
+    attempt = children.attempt()
+    locals_[0].start(job, attempt)
+    assert child(tmp_path / "one", attempt).gpus == (gpu,)
+    locals_[1].start(job, attempt)
+    waiting = children.execution_directory(tmp_path / "two", attempt)
+    eventually(lambda: waiting.waits_for_gpus, "the second waits")
+    locals_[0].close()
+    assert child(tmp_path / "two", attempt).gpus == (gpu,)
+    locals_[1].close()
+
+
+def test_simulated_gpus_of_two_machines_are_not_the_same(tmp_path: Path) -> None:
+    job = children.job(tmp_path / "job", WAIT_FOREVER, gpus=1)
+    attempt = children.attempt()
+    running = []
+    for name in ("one", "two"):
+        home = tmp_path / name
+        local = children.executor(home, gpus=["GPU-a"])
+        local.start(job, attempt)
+        assert child(home, attempt).gpus == ("GPU-a",)
+        running.append(local)
+    for local in running:
+        local.close()
+
+
+def test_who_asks_a_script_to_end_says_how_long_it_has(tmp_path: Path) -> None:
+    said: list[str] = []
+    local = children.executor(tmp_path, notify=said.append)
+    job = children.job(tmp_path / "job", WAIT_FOREVER, grace_seconds=7)
+    attempt = children.attempt()
+    children.output_has(local.start(job, attempt), "ready")
+    local.stop(attempt, "interrupted")
+    children.ended(local, job, attempt)
+    local.stop(attempt, "interrupted")
+    assert said == ["interrupted: the script is asked to end, and killed if it has not within 7 s"]
+
+
+def test_letting_go_need_not_wait_for_a_script_that_ignores_the_signal(tmp_path: Path) -> None:
+    script = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT_FOREVER}"
+    local = children.executor(tmp_path, orphan_grace_seconds=1.0)
+    job, attempt = children.job(tmp_path / "job", script), children.attempt()
+    children.output_has(local.start(job, attempt), "ready")
+    started = child(tmp_path, attempt)
+    local.close(wait=False)
+    assert alive(started.pid, started.start_ticks)
+    assert children.ended(local, job, attempt).outcome is Outcome.PREEMPTED
+    assert not alive(started.pid, started.start_ticks)
+
+
 def test_a_child_that_waits_for_a_gpu_can_be_stopped(tmp_path: Path) -> None:
     local = children.executor(tmp_path, gpus=["GPU-a"])
     job = children.job(tmp_path / "job", WAIT_FOREVER, gpus=1)
@@ -320,6 +393,8 @@ def test_more_gpus_than_there_are_is_said_at_once(tmp_path: Path) -> None:
     local = children.executor(tmp_path, gpus=["GPU-a"])
     job = children.job(tmp_path / "job", "", gpus=2)
     with pytest.raises(LocalExecutorError, match="asks for 2 GPUs, this machine has 1"):
+        local.check(job)
+    with pytest.raises(LocalExecutorError, match=r"lower its limit of nvidia\.com/gpu"):
         local.start(job, children.attempt())
 
 

@@ -29,6 +29,7 @@ MAX_RECURRENCES = 100_000
 MAX_SEEDS = 1_000_000
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _STDOUT = Path("-")
+_INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class ManyValues(click.Command):
@@ -109,14 +110,14 @@ def processors() -> int:
 )
 @click.option(
     "--jobs",
-    type=click.Path(path_type=Path),
+    type=_INPUT_FILE,
     help="JSON: what the traces do not say of each workload. Default: the folder's jobs.json, "
     "else the jobs of the paper.",
 )
 @click.option(
     "--groups",
     "groups_file",
-    type=click.Path(path_type=Path),
+    type=_INPUT_FILE,
     help="Replay these job groups in time (CSV, or CSV packed by xz).",
 )
 @click.option(

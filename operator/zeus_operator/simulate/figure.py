@@ -109,7 +109,14 @@ def _draw_lines(
     for result in row:
         values = line(result.curves)
         ends = range(1, len(values) + 1)
-        plot.plot(ends, values, color=colours[result.policy], label=result.policy, linewidth=1.8)
+        plot.plot(
+            ends,
+            values,
+            color=colours[result.policy],
+            label=result.policy,
+            linewidth=1.8,
+            marker="o" if len(values) == 1 else "",  # a line of one point is not seen
+        )
         if not values:
             plot.text(
                 0.5,
@@ -189,4 +196,5 @@ def _draw_groups(part: SubFigure, groups: Sequence[GroupSummary], colours: dict[
             fontsize=7,
         )
         plot.grid(visible=False, axis="x")
-    plot.legend(loc="upper right")
+    handles, labels = plot.get_legend_handles_labels()
+    part.legend(handles, labels, loc="outside lower center", ncols=len(labels))

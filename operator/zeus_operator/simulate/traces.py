@@ -68,7 +68,13 @@ def datasets(folder: Path) -> list[str]:
     Raises:
         TraceError: `summary_train.csv` is missing or malformed.
     """
-    return sorted({row.text("dataset") for row in read_rows(folder / _TRAIN_FILE, _TRAIN_COLUMNS)})
+    path = folder / _TRAIN_FILE
+    if not path.exists():
+        raise TraceError(
+            f"{path} is missing; a trace folder holds {_TRAIN_FILE} and "
+            f"{_POWER_PREFIX}<gpu>.csv for each GPU model"
+        )
+    return sorted({row.text("dataset") for row in read_rows(path, _TRAIN_COLUMNS)})
 
 
 def load_workloads(

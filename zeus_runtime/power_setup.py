@@ -57,6 +57,6 @@ def power_wishes(facts: GpuFacts, decision: Optional[Decision], eta: float) -> P
 
 
 def _sound(point: PowerProfilePoint) -> PowerProfilePoint:
-    """Take a certainty that makes no sense for none: such a point is measured again if it matters."""
+    """Take a certainty that makes no sense for none: the point may then be measured again."""
     known = isinstance(point.certainty, (int, float)) and 0.0 <= point.certainty < math.inf
     return point if known else replace(point, certainty=0.0)

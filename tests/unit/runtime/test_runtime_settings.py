@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 from pathlib import Path
@@ -125,10 +124,3 @@ def test_a_full_disk_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert not file.write(Result())
     assert "/dev/full" in caplog.text
     file.close()
-
-
-@pytest.mark.parametrize(
-    "path", sorted(Path(zeus_runtime.__file__).parent.glob("*.py")), ids=lambda path: path.name
-)
-def test_the_runtime_is_written_in_python_3_9(path: Path) -> None:
-    ast.parse(path.read_text(), feature_version=(3, 9))

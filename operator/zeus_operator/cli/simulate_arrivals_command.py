@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from zeus_operator.cli.context import errors_reported
+from zeus_operator.cli.context import Output, errors_reported, print_json
 from zeus_operator.cli.failures import WrongInput
-from zeus_operator.cli.simulate_command import ManyValues
+from zeus_operator.cli.simulate_command import ManyValues, output_option
 from zeus_operator.cli.simulate_files import check_writable, write_whole
 from zeus_operator.simulate.arrivals import ArrivalProcess, synthetic_groups
+from zeus_operator.simulate.group_summary import arrivals_of
 from zeus_operator.simulate.groups import write_groups
 
 _DEFAULTS = ArrivalProcess()
@@ -64,6 +65,7 @@ _DEFAULTS = ArrivalProcess()
     show_default=True,
     help="The same seed makes the same file.",
 )
+@output_option
 def simulate_arrivals(
     out: Path,
     workloads: tuple[str, ...],
@@ -73,6 +75,7 @@ def simulate_arrivals(
     jitter: float,
     spread: float,
     seed: int,
+    output: str,
 ) -> None:
     """Make synthetic job groups for `simulate --groups`.
 
@@ -88,6 +91,18 @@ def simulate_arrivals(
         write_whole("--out", out, lambda path: write_groups(path, made))
         total = sum(len(group.runs) for group in made)
         overlapping = sum(group.overlapping_runs for group in made)
-        click.echo(
-            f"{out}: {len(made)} synthetic groups, {total} runs, {overlapping} of them overlapping"
-        )
+        if output == Output.JSON.value:
+            print_json(
+                {
+                    "file": str(out),
+                    "arrivals": arrivals_of(made),
+                    "groups": len(made),
+                    "runs": total,
+                    "overlapping_runs": overlapping,
+                }
+            )
+        else:
+            click.echo(
+                f"{out}: {len(made)} synthetic groups, {total} runs, {overlapping} of them "
+                "overlapping"
+            )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -24,6 +25,9 @@ from zeus_operator.simulate.groups import JobGroup
 from zeus_operator.simulate.output import group_view, summary_view
 from zeus_operator.simulate.study import Effort, PairResult, compare, compare_groups
 from zeus_operator.simulate.workload import Workload
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_RECURRENCES = 100_000
 MAX_SEEDS = 1_000_000
@@ -56,6 +60,19 @@ class ManyValues(click.Command):
                 values += 1
             spread.append(argument)
         return super().parse_args(ctx, spread)
+
+
+def output_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Give a command `-o`; these commands have no home, which the others take along."""
+    decorate = click.option(
+        "-o",
+        "--output",
+        type=click.Choice([output.value for output in Output]),
+        default=Output.TEXT.value,
+        show_default=True,
+        help="How to print the result.",
+    )
+    return decorate(function)
 
 
 def processors() -> int:
@@ -127,14 +144,7 @@ def processors() -> int:
     show_default="all processors",
     help="Processes that share the work; the figures do not depend on it.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice([output.value for output in Output]),
-    default=Output.TEXT.value,
-    show_default=True,
-    help="How to print the result.",
-)
+@output_option
 def simulate(
     traces: Path,
     workloads: tuple[str, ...],

@@ -98,6 +98,7 @@ def _draw_pairs(
     for plot in grid[-1]:
         plot.set_xlabel("recurrences")
         plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plot.set_xlim(0.5, len(rows[0][0].curves.regret) + 0.5)
     handles, labels = grid[0][0].get_legend_handles_labels()
     part.legend(handles, labels, loc="outside upper left", ncols=len(labels))
 
@@ -115,7 +116,7 @@ def _draw_lines(
             color=colours[result.policy],
             label=result.policy,
             linewidth=1.8,
-            marker="o" if len(values) == 1 else "",  # a line of one point is not seen
+            marker=_marker(values),
         )
         if not values:
             plot.text(
@@ -126,6 +127,11 @@ def _draw_lines(
                 ha="center",
                 color=_MUTED,
             )
+
+
+def _marker(values: Sequence[float]) -> str:
+    """Return a mark for a line of one point, which would not be seen."""
+    return "o" if len(values) == 1 else ""
 
 
 def _draw_batch_sizes(plot: Axes, row: Sequence[PairResult], colours: dict[str, str]) -> None:
@@ -142,7 +148,14 @@ def _draw_batch_sizes(plot: Axes, row: Sequence[PairResult], colours: dict[str, 
             alpha=0.15,
             linewidth=0,
         )
-        plot.step(ends, shown.batch_size_middle, where="mid", color=colour, linewidth=1.8)
+        plot.step(
+            ends,
+            shown.batch_size_middle,
+            where="mid",
+            color=colour,
+            linewidth=1.8,
+            marker=_marker(shown.batch_size_middle),
+        )
     _mark(plot, workload)
     sizes = workload.batch_sizes
     plot.set_yscale("log", base=2)

@@ -203,8 +203,11 @@ def test_synthetic_arrivals_are_called_so_in_every_output(tmp_path: Path) -> Non
     shown = simulate(traces, "--policy", "zeus", "--groups", groups, "--seeds", 1)
     data = simulate(traces, "--policy", "zeus", "--groups", groups, "--seeds", 1, "-o", "json")
 
+    again = zeusctl("simulate-arrivals", "--out", groups, "--workload", "toy", "-o", "json")
+
     assert made.exit_code == 0, made.output
     assert "3 synthetic groups" in made.stdout
+    assert json.loads(again.stdout)["arrivals"] == "synthetic"
     assert "synthetic arrivals" in shown.stdout
     assert "synthetic arrivals" in shown.stderr  # the progress
     assert {item["arrivals"] for item in json.loads(data.stdout)} == {"synthetic"}

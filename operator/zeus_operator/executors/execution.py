@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from zeus_operator.executors import rundir
+from zeus_operator.executors.output import tail
 from zeus_operator.executors.rundir import Claim, Exit, Started, StopRequest
 from zeus_operator.records import ExecutionRecord
 from zeus_runtime.protocol import ENV_RESULT_PATH, Outcome, Result, decode_result
 
-TAIL_BYTES = 4096
-TAIL_LINES = 40
 _KILL_SECONDS = 10.0
 
 
@@ -155,22 +154,6 @@ class Execution:
                 poll.poll(timeout_seconds * 1000)
         finally:
             os.close(descriptor)
-
-
-def tail(path: Path) -> str:
-    """Return the last lines of `path`: at most `TAIL_LINES` and `TAIL_BYTES`."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            data = file.read()
-    except FileNotFoundError:
-        return ""
-    # PostgreSQL's text can't hold NUL.
-    lines = data.decode("utf-8", "replace").replace("\0", "\ufffd").splitlines()
-    if size > TAIL_BYTES and len(lines) > 1:
-        lines = lines[1:]  # the first one was cut
-    return "\n".join(lines[-TAIL_LINES:])
 
 
 def _outcome(ended: Exit, result: Result | None) -> Outcome | None:

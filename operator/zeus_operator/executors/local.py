@@ -19,12 +19,14 @@ from zeus_operator.executors.base import ChildCollision
 from zeus_operator.executors.checkpoints import Checkpoint, CheckpointHook, no_checkpoint
 from zeus_operator.executors.command import command, injected_environment
 from zeus_operator.executors.execution import Execution, Phase
+from zeus_operator.executors.output import earlier
 from zeus_operator.executors.shim import ChildSpec
 from zeus_operator.records import AttemptRecord, ExecutionRecord, JobRecord
 from zeus_runtime.protocol import Decision, Outcome
 
 _CLAIM_TRIES = 3
 _CLAIM_SECONDS = 30.0
+OUTPUT_LIMIT_BYTES = 32 << 20
 
 
 class LocalExecutorError(Exception):
@@ -56,6 +58,8 @@ class LocalExecutor:
         agent_address: of the agent that sets power limits; None: there is none.
         inherited: environment that children start from.
         orphan_grace_seconds: what a child has to end itself once this process is gone.
+        output_limit_bytes: so much of a script's output is kept in `output.log`, and as much of
+            what was before in `output.log.1`.
         notify: takes one sentence for people about what is waited for.
         checkpoint: called between two effects.
     """
@@ -69,6 +73,7 @@ class LocalExecutor:
         agent_address: str | None = None,
         inherited: Mapping[str, str] = os.environ,
         orphan_grace_seconds: float = 5.0,
+        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         notify: Callable[[str], object] = lambda _: None,
         checkpoint: CheckpointHook = no_checkpoint,
     ) -> None:
@@ -78,6 +83,7 @@ class LocalExecutor:
         self._agent_address = agent_address
         self._inherited = {**inherited, **(devices.environment or {})}
         self._orphan_grace_seconds = orphan_grace_seconds
+        self._output_limit_bytes = output_limit_bytes
         self._notify = notify
         self._checkpoint = checkpoint
         self._shims: dict[str, _Shim] = {}
@@ -139,6 +145,7 @@ class LocalExecutor:
                     gpu_uuids=self._devices.uuids,
                     gpu_machine=self._devices.machine,
                     orphan_grace_seconds=self._orphan_grace_seconds,
+                    output_limit_bytes=self._output_limit_bytes,
                 ),
             )
         if execution.phase() is Phase.UNCLAIMED:
@@ -186,8 +193,10 @@ class LocalExecutor:
         """Remove the files of an ended attempt but its output and its owner."""
         for execution in self._executions(self._runs / attempt.child_name):
             self._forget(execution.uid)
+            output = execution.directory / rundir.OUTPUT
+            kept = {output, earlier(output)}
             for path in execution.directory.iterdir():
-                if path.name != rundir.OUTPUT:
+                if path not in kept:
                     path.unlink(missing_ok=True)
 
     def wait(self, timeout_seconds: float) -> None:

@@ -3,6 +3,7 @@
     <runs>/<child name>/owner.json        whose child this is; written once
     <runs>/<child name>/<n>/              execution n, from 1
         output.log                        what the child wrote to stdout and stderr
+        output.log.1                      what it wrote before, if that was much
         result                            what the runtime wrote (`zeus_runtime.protocol`)
         shim.lock                         locked by the shim as long as it lives
         shim.json                         the shim that claimed this execution; written once

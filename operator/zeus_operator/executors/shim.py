@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeus_operator.executors import gpu_locks, rundir
+from zeus_operator.executors import gpu_locks, output, rundir
 from zeus_operator.executors.gpu_locks import GpuLock
 from zeus_operator.executors.rundir import Claim, Exit, Started, StopRequest
 
@@ -35,6 +35,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _GPU_RETRY_SECONDS = 0.5
 _SWEEP_SECONDS = 10.0
+_OUTPUT_CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ChildSpec:
         gpu_count: GPUs to take from `gpu_uuids`; they become CUDA_VISIBLE_DEVICES.
         gpu_machine: whose GPUs they are; see `gpu_locks`.
         orphan_grace_seconds: from SIGTERM to SIGKILL when the starting program is gone.
+        output_limit_bytes: of output that is kept; see `output.bound`.
     """
 
     arguments: tuple[str, ...]
@@ -57,6 +59,7 @@ class ChildSpec:
     gpu_uuids: tuple[str, ...]
     gpu_machine: str
     orphan_grace_seconds: float
+    output_limit_bytes: int
 
 
 @dataclass
@@ -118,16 +121,21 @@ class Shim:
             error=error_text,
         )
 
+    def _bound_output(self) -> None:
+        # A disk that is full, or an output that somebody removed, is no reason to end a training.
+        with contextlib.suppress(OSError):
+            output.bound(self._directory / rundir.OUTPUT, self._spec.output_limit_bytes)
+
     def _start(self, gpus: tuple[str, ...]) -> int:
         environment = dict(self._spec.environment)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with (self._directory / rundir.OUTPUT).open("ab") as output:
+        with (self._directory / rundir.OUTPUT).open("ab") as log:
             return subprocess.Popen(
                 self._spec.arguments,
                 env=environment,
                 cwd=self._spec.folder,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 preexec_fn=_die_with(os.getpid()),  # safe: this process has one thread
@@ -137,8 +145,8 @@ class Shim:
         """Record a command that could not be started with the codes that a shell gives."""
         missing = isinstance(error, FileNotFoundError)
         text = f"{error.filename or self._spec.arguments[0]}: {error.strerror}"
-        with (self._directory / rundir.OUTPUT).open("a", encoding="utf-8") as output:
-            output.write(f"{text}\n")
+        with (self._directory / rundir.OUTPUT).open("a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
         self._record(
             exit_code=rundir.EXIT_NOT_FOUND if missing else rundir.EXIT_NOT_EXECUTABLE,
             started_at=started_at,
@@ -181,7 +189,8 @@ class Shim:
             if now >= self._ending.kill_at:
                 self._ending.kill_at = math.inf
                 _signal_group(child, signal.SIGKILL)
-            self._wait(self._ending.kill_at - now)
+            self._bound_output()
+            self._wait(min(self._ending.kill_at - now, _OUTPUT_CHECK_SECONDS))
 
     @property
     def _grace_seconds(self) -> float:

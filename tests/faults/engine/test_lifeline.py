@@ -83,7 +83,8 @@ def test_a_shim_whose_program_is_gone_before_it_claims_starts_nothing(tmp_path: 
     os.write(
         spec,
         b'{"arguments": ["true"], "environment": {}, "folder": "/", "gpu_count": 0,'
-        b' "gpu_uuids": [], "gpu_machine": "", "orphan_grace_seconds": 1}',
+        b' "gpu_uuids": [], "gpu_machine": "", "orphan_grace_seconds": 1,'
+        b' "output_limit_bytes": 1}',
     )
     os.lseek(spec, 0, os.SEEK_SET)
     inherited = (lifeline_read, ready_write, spec)

@@ -90,14 +90,27 @@ def situation_of(facts: JobFacts, recurrence: RecurrenceRecord, spec: JobPlanSpe
 
 
 def _expected_gpu(facts: JobFacts, spec: JobPlanSpec) -> tuple[str, int]:
-    """Where the last run was placed, the next one most likely is."""
-    if facts.observations:
-        last = facts.observations[-1]
-        return spec.gpu_product or last.gpu_model, max(last.gpu_count, 1)
-    if facts.profiles:
-        newest = facts.profiles[-1]
-        return spec.gpu_product or newest.gpu_model, max(newest.gpu_count, 1)
-    return spec.gpu_product, 1
+    """Return the model and number of GPUs that the next run is expected to get.
+
+    Where the last run was placed, the next one most likely is.  A product that the job asks
+    for is the label of a node; if a run was on such a GPU, the name that the run reported
+    counts, because that is what observations are kept under.
+    """
+    seen = [(each.gpu_model, each.gpu_count) for each in facts.profiles]
+    seen += [(each.gpu_model, each.gpu_count) for each in facts.observations]
+    if not spec.gpu_product:
+        model, count = seen[-1] if seen else ("", 1)
+        return model, max(count, 1)
+    wanted = _as_label(spec.gpu_product)
+    for model, count in reversed(seen):
+        if _as_label(model) == wanted:
+            return model, max(count, 1)
+    return spec.gpu_product, max(seen[-1][1], 1) if seen else 1
+
+
+def _as_label(gpu_model: str) -> str:
+    """Return a model's name as the label `nvidia.com/gpu.product` writes it."""
+    return "-".join(gpu_model.split())
 
 
 def _choice(

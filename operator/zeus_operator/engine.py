@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -147,7 +147,8 @@ class Engine:
         return facts
 
     def _plan(self, facts: JobFacts) -> Sequence[Action]:
-        spec = JobPlanSpec.from_document(facts.job.spec)
+        # Asking for a product chooses among nodes: here there are the GPUs that there are.
+        spec = replace(JobPlanSpec.from_document(facts.job.spec), gpu_product="")
         return plan(facts, spec, self._policy, self._clock())
 
     def _apply(self, facts: JobFacts, actions: Sequence[Action]) -> bool:

@@ -218,6 +218,26 @@ class TestWhatThePolicySees:
         assert first.decision.observations_seen == 1
         assert first.decision.last_observation_id == 9
 
+    @pytest.mark.parametrize(
+        ("product", "expected"),
+        [
+            ("NVIDIA-A100-SXM4-80GB", ("NVIDIA A100-SXM4-80GB", 4)),  # as runs have named it
+            ("Tesla-T4", ("Tesla-T4", 2)),  # no run was there yet
+            (None, ("V100", 2)),
+        ],
+    )
+    def test_the_gpu_that_the_job_asks_for_under_the_name_that_its_runs_reported(
+        self, product: str | None, expected: tuple[str, int]
+    ) -> None:
+        policy = ScriptedPolicy()
+        on_a100 = replace(
+            self.OBSERVED, attempt_id=8, gpu_model="NVIDIA A100-SXM4-80GB", gpu_count=4
+        )
+        known = facts(recurrence(3), observations=(on_a100, self.OBSERVED))
+        planned(known, policy=policy, gpu={"product": product})
+        (_, _, situation, _), *_ = policy.asked
+        assert (situation.gpu_model, situation.gpu_count) == expected
+
     def test_seeds_differ_between_jobs_recurrences_attempts_and_kinds(self) -> None:
         seeds = set()
         for known in (

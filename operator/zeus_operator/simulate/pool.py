@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Protocol, TypeVar
 
 R_co = TypeVar("R_co", covariant=True)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MOST_IN_A_CHUNK = 50  # a chunk shares one copy of its workload; more of them show progress
 
 
@@ -31,7 +34,7 @@ def simulate_many(tasks: Iterable[Simulation[R_co]], processes: int = 1) -> Iter
 
 def _in_pool(tasks: list[Simulation[R_co]], processes: int) -> Iterator[R_co]:
     chunk = max(1, min(_MOST_IN_A_CHUNK, len(tasks) // (4 * processes)))
-    pool = ProcessPoolExecutor(processes, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(processes, initializer=_follow_the_parent, initargs=(os.getpid(),))
     try:
         yield from pool.map(_run, tasks, chunksize=chunk)
     finally:
@@ -43,5 +46,13 @@ def _run(task: Simulation[R_co]) -> R_co:
     return task.run()
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _follow_the_parent(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end when it ends in whatever way.
+
+    A killed parent tells its workers nothing: each holds the other end of the pipe
+    that it waits on, and would wait for work for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the call above
+        os._exit(1)

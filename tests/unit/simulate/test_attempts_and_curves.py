@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from zeus_operator.simulate.attempt import Recordings
@@ -13,6 +17,7 @@ from zeus_operator.simulate.pool import simulate_many
 from zeus_operator.simulate.single_job import simulate_job
 from zeus_operator.simulate.summary import summarize
 
+from tests.support.eventually import eventually
 from tests.support.tiny_traces import Scripted, workload
 from zeus_runtime.protocol import Outcome
 
@@ -107,3 +112,28 @@ def test_a_reader_that_goes_away_leaves_no_process_behind() -> None:
 
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_program_that_was_killed(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tests.support.endless_simulation", str(tmp_path)]
+    with subprocess.Popen(command) as program:
+        try:
+            workers = eventually(
+                lambda: names if len(names := list(tmp_path.iterdir())) == 2 else [],
+                "two workers",
+            )
+        finally:
+            program.send_signal(number)
+
+    for worker in workers:
+        eventually(lambda pid=worker.name: not _is_alive(pid), f"worker {worker.name} ended")
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether the process is there and is no zombie, which nobody may be there to reap."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"

@@ -64,7 +64,8 @@ def run_job(
 ) -> RunSummary:
     """Run `recurrences` of the job back to back, then `control` of its default configuration.
 
-    A request that an earlier command left unfinished goes on instead of a new one.
+    What an earlier command with the same numbers left unfinished goes on; with other numbers
+    it is dropped.
 
     Args:
         recurrences: None: run on the manifest's schedule until `stop_event` is set.
@@ -110,6 +111,7 @@ def run_job(
             try:
                 if recurrences is None:
                     return _on_schedule(store, job, engine)
+                _drop_other_requests(store, job, recurrences, control, notify, clock)
                 requests = _request(store, job, recurrences, control, clock)
                 checkpoint(Checkpoint.REQUEST_STORED)
                 for request in requests.resumed:
@@ -180,6 +182,34 @@ def _executor(
         notify=notify,
         checkpoint=checkpoint,
     )
+
+
+def _drop_other_requests(
+    store: Store,
+    job: JobRecord,
+    recurrences: int,
+    control: int,
+    notify: Callable[[str], object],
+    clock: Callable[[], datetime],
+) -> None:
+    """Let go of what an earlier command asked for, if this one asks for something else.
+
+    The same command again goes on with what was left undone; other numbers say that the
+    user has changed their mind.  A recurrence that is open is still brought to its end.
+    """
+    wanted = {RecurrenceKind.LEARNED: recurrences, RecurrenceKind.CONTROL: control}
+    left = store.facts(job.id).requests
+    if all(request.recurrences == wanted[request.kind] for request in left):
+        return
+    # Control first: learned runs without a request mean that they are done (`_request`).
+    for request in sorted(left, key=lambda each: each.kind is RecurrenceKind.LEARNED):
+        store.cancel_request(request.id, clock())
+        what = "default" if request.kind is RecurrenceKind.CONTROL else "learned"
+        notify(
+            f"an earlier command asked for {request.recurrences} {what} recurrences, of which "
+            f"{request.finished} ended; the others are dropped, because this one asks for "
+            f"{wanted[request.kind]}"
+        )
 
 
 def _request(

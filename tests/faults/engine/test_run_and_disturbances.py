@@ -236,6 +236,23 @@ def test_the_second_command_learns_on_from_the_first(make_machine, store: Store)
     assert seen == [0, 1, 2]
 
 
+def test_a_command_with_other_numbers_drops_what_a_killed_one_had_left(
+    make_machine, store: Store
+) -> None:
+    on = make_machine()
+    killed = on.run(
+        "--recurrences", "9", "--control", "9", ZEUS_TEST_KILL_AT="after-close-recurrence:1"
+    )
+    assert killed.exit_code == -signal.SIGKILL
+    went_on = on.run("--recurrences", "2")
+    assert went_on.exit_code == 0, went_on.errors
+    assert went_on.summary["learned"] == ["reached"] * 2
+    assert "asked for 9 learned recurrences, of which 1 ended" in str(went_on.events)
+    (job,) = store.jobs()
+    assert [each.ordinal for each in store.history(job.id)] == [1, 2, 3]
+    assert store.facts(job.id).requests == ()
+
+
 def test_a_killed_shim_is_a_preempted_run_that_goes_on(make_machine, store: Store) -> None:
     on = make_machine(arguments=LONG)
     with on.start("--recurrences", "1") as process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from zeus_operator.optimizer import POLICY_NAMES, policy
@@ -13,6 +14,7 @@ from zeus_operator.simulate.groups import GroupRun, JobGroup, load_groups, write
 from zeus_operator.simulate.replay import GroupTask, replay_group
 from zeus_operator.simulate.rows import TraceError
 from zeus_operator.simulate.single_job import simulate_job
+from zeus_operator.simulate.study import Effort, compare_groups
 
 from tests.support.tiny_traces import Scripted, workload, write_groups_file
 from zeus_runtime.protocol import Outcome
@@ -36,6 +38,7 @@ def test_runs_apart_from_each_other_cost_what_the_single_job_costs() -> None:
     assert (found.attempts, found.failed) == (3, 0)
     assert [s.in_flight for s in script.situations] == [(), (), ()]
     assert [s.recurrence for s in script.situations] == [1, 2, 3]
+    assert APART.overlapping_runs == 0  # to start when another ends is not to overlap
 
 
 def test_a_run_that_starts_before_another_ended_is_decided_without_its_result() -> None:
@@ -91,6 +94,11 @@ def test_an_attempt_that_no_epoch_was_paid_for_takes_no_time() -> None:
     assert [s.failed for s in script.situations] == [(), (64,), ()]
     assert [s.in_flight for s in script.situations] == [(), (), ()]
     assert (found.attempts, found.cost_joules) == (3, 39.0 + 44.0)
+    assert [(o.attempt_id, o.batch_size, o.epochs) for o in script.observations] == [
+        (1, 64, 0),
+        (2, 32, 3),
+        (3, 64, 4),
+    ]
 
 
 def test_a_run_out_of_attempts_ends_without_a_model() -> None:
@@ -139,6 +147,27 @@ def test_the_summary_of_groups_sets_their_sums_against_the_default() -> None:
     assert found.arrivals == "recorded"
     with pytest.raises(ValueError, match="at least one group"):
         summarize_groups(workload(), "scripted", [], [])
+
+
+def test_the_sums_of_a_seed_are_over_all_groups_of_the_workload() -> None:
+    noisy = workload(epochs=(2.0, 5.0, 9.0), small_epochs=(1.0, 3.0, 8.0))
+    groups = [group(*((float(i), i + 1.5, 1.0) for i in range(6)), name=n) for n in "abc"]
+    groups.append(replace(groups[0], name="d", dataset="other"))
+    seen: list[tuple[int, int]] = []
+
+    (found,) = compare_groups(
+        [noisy], [policy("zeus")], groups, Effort(seeds=12), lambda *done: seen.append(done)
+    )
+
+    costs = [
+        sum(replay_group(noisy, policy("zeus"), g, seed).cost_joules for g in groups[:3])
+        for seed in range(12)
+    ]
+    assert found.cost_mean == pytest.approx(fmean(costs))
+    assert found.worse_than_default == sum(cost > found.cost_default for cost in costs) / 12
+    assert 0.0 < found.worse_than_default < 1.0
+    assert (found.groups, found.runs) == (3, 18)
+    assert seen == [(n, 36) for n in range(1, 37)]
 
 
 ROWS = ("a,toy,10,20,1.5", "b,toy,0,1,1", "a,toy,5,8,0.5")

@@ -173,21 +173,20 @@ def _simulated_gpus(home: Home, choice: GpuChoice, environ: Mapping[str, str]) -
     folder = home.simulated / settings.digest
     make_private(folder)
     state = folder / "gpu.state"
+    renewed = ""
     try:
         with _locked(folder / "creation.lock"):
-            if not state.exists():
+            try:
                 # Kept from run to run: limits last until the driver is reloaded, as on a real one.
-                gpu_simulator.create_state(
-                    state,
-                    models=settings.models,
-                    tick_seconds=settings.tick_milliseconds / 1000.0,
-                    noise=settings.noise,
-                    workload=settings.workload,
-                    time_scale=settings.time_scale,
-                    seed=settings.seed,
-                    file_mode=0o600,
-                )
-        devices = gpu_simulator.Simulator(state).devices()
+                simulator = gpu_simulator.Simulator(state)
+            except gpu_simulator.StateVersionError:
+                renewed = "; made anew, since it was of another version"
+                simulator = _make_simulator(state, settings)
+            except gpu_simulator.SimulatorError:
+                if state.exists():
+                    raise
+                simulator = _make_simulator(state, settings)
+        devices = simulator.devices()
         environment = gpu_simulator.environment(state, environ)
     except (gpu_simulator.SimulatorError, gpu_simulator.BuildError) as error:
         raise GpuError(f"no GPU can be simulated: {error}") from None
@@ -200,7 +199,20 @@ def _simulated_gpus(home: Home, choice: GpuChoice, environ: Mapping[str, str]) -
         simulated=True,
         machine=str(folder.resolve()),  # the same settings elsewhere give the same UUIDs
         environment=environment,
-        notice=f"{why}using a simulated {names} (figures are simulated)",
+        notice=f"{why}using a simulated {names} (figures are simulated){renewed}",
+    )
+
+
+def _make_simulator(state: Path, settings: SimulatedGpuSettings) -> gpu_simulator.Simulator:
+    return gpu_simulator.create_state(
+        state,
+        models=settings.models,
+        tick_seconds=settings.tick_milliseconds / 1000.0,
+        noise=settings.noise,
+        workload=settings.workload,
+        time_scale=settings.time_scale,
+        seed=settings.seed,
+        file_mode=0o600,
     )
 
 

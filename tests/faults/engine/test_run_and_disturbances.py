@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 from zeus_operator.executors import rundir
 from zeus_operator.executors.rundir import Started
 from zeus_operator.local.services import open_store
@@ -146,6 +147,36 @@ def test_connections_that_the_database_ends_cost_nothing(
     assert code == 0, errors
     assert [attempt.outcome for attempt in attempts(store)] == [Outcome.REACHED] * 2
     assert [len(attempt.executions) for attempt in attempts(store)] == [1, 1]
+
+
+def test_a_database_that_stays_away_ends_the_run_and_the_next_command_goes_on(
+    make_machine, store: Store, postgres_server: TestServer, database: str
+) -> None:
+    on = make_machine(arguments=LONG)
+    name = make_url(database).database
+    with on.start("--recurrences", "1") as process:
+        child = training(on)
+        postgres_server._execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        postgres_server._execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+        code, errors = finish(process)
+    assert code == 3, errors
+    assert "the database can't be used" in errors
+    eventually(
+        lambda: rundir.process_start_ticks(child.pid) != child.start_ticks, "the child has ended"
+    )
+    on.limit_comes_back()
+
+    postgres_server._execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+    went_on = on.run("--recurrences", "1")
+    assert went_on.exit_code == 0, went_on.errors
+    (attempt,) = attempts(store)
+    assert attempt.outcome is Outcome.REACHED
+    # It trains while the program waits for the database; what it finished counts.
+    *cut_off, last = [execution.outcome for execution in attempt.executions]
+    assert last is None
+    assert set(cut_off) <= {Outcome.PREEMPTED}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["stopped", "killed"])

@@ -64,6 +64,16 @@ def test_the_simulated_gpu_keeps_its_limit_from_run_to_run(home: Home) -> None:
     assert Simulator(second.folder / "gpu.state").power_limit_watts(0) == 200.0
 
 
+def test_a_simulated_gpu_of_another_version_is_made_anew_and_that_is_said(home: Home) -> None:
+    first = choose_gpus(home, GpuChoice.SIMULATED, {})
+    (first.folder / "gpu.state").unlink()  # and not written over: this process still has it open
+    (first.folder / "gpu.state").write_bytes(b"of another version")
+    second = choose_gpus(home, GpuChoice.SIMULATED, {})
+    assert second.uuids == first.uuids
+    assert "made anew, since it was of another version" in second.notice
+    assert "made anew" not in choose_gpus(home, GpuChoice.SIMULATED, {}).notice
+
+
 def test_other_settings_are_another_machine(home: Home) -> None:
     first = choose_gpus(home, GpuChoice.SIMULATED, {})
     other = choose_gpus(home, GpuChoice.SIMULATED, {"ZEUS_SIMULATED_GPU": '{"models": ["A40"]}'})

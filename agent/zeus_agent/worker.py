@@ -71,6 +71,8 @@ class Worker:
             async with asyncio.timeout(timeout_seconds):
                 result: T = await asyncio.shield(job.future)
         except TimeoutError:
+            if job.future.done():  # it came just as the time was over; nothing hangs
+                return job.future.result()  # type: ignore[no-any-return]  # of this `function`
             job.cancelled = True
             if job.started:
                 self._overdue = job

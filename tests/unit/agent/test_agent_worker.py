@@ -77,3 +77,17 @@ def test_one_hung_worker_does_not_stop_another() -> None:
         well.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_call_that_ends_just_as_its_time_is_over_does_not_count_as_hanging() -> None:
+    async def scenario() -> None:
+        worker = Worker("on-the-edge")
+        thread = next(t for t in threading.enumerate() if t.name == "on-the-edge")
+        call = asyncio.ensure_future(worker.call(lambda: 7, 0.0))
+        await asyncio.sleep(0)  # the call's time is over, and the loop is about to say so
+        worker.stop()
+        thread.join(PATIENCE_SECONDS)  # meanwhile the answer has come
+        assert await call == 7
+        assert not worker.is_hung
+
+    asyncio.run(scenario())

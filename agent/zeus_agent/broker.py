@@ -131,7 +131,7 @@ class Broker:
         controller = self._keeper.controller(gpu_uuid)
         ticket = controller.machine.request(name, milliwatts, sequence)
         session.gpu_uuids.add(gpu_uuid)
-        return self._as_lease(await controller.result_of(ticket), session)
+        return self._as_lease(await controller.result_of(ticket, name), session)
 
     async def release(self, name: str, owner: Owner, gpu_uuid: str) -> bool:
         """End a lease; return whether its limit is back already.

@@ -108,21 +108,21 @@ class Controller:
         self._counter = counter
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
-        self._waiting: list[tuple[int, asyncio.Future[LeaseView]]] = []
+        self._waiting: list[tuple[int, str, asyncio.Future[LeaseView]]] = []
 
     def wake(self) -> None:
         """Tell that the machine has changed."""
         self._settled.clear()
         self._wake.set()
 
-    async def result_of(self, ticket: int) -> LeaseView:
-        """Wait until a wish, or a newer one of the same lease, was done.
+    async def result_of(self, ticket: int, session: str) -> LeaseView:
+        """Wait until a session's wish, or a newer one of its lease, was done.
 
         Raises:
             Refused: it could not be done.
         """
         future: asyncio.Future[LeaseView] = asyncio.get_running_loop().create_future()
-        self._waiting.append((ticket, future))
+        self._waiting.append((ticket, session, future))
         self.wake()
         return await future
 
@@ -142,7 +142,7 @@ class Controller:
             self._wake.clear()
             work = self.machine.next_work(self._clock())
             if isinstance(work, Apply):
-                self._answer(work.ticket, await self._apply(work))
+                await self._apply(work)
             elif isinstance(work, Restore):
                 await self._restore(work)
             elif isinstance(work, Forget):
@@ -153,7 +153,7 @@ class Controller:
     async def _rest(self) -> None:
         """Wait for something to do."""
         # What still waits here has lost its lease before its turn came.
-        self._answer(None, None)
+        self._answer(None, self.machine.holder, None)
         delay: float | None = None
         if self.machine.is_settled():
             self._settled.set()
@@ -165,45 +165,50 @@ class Controller:
         except TimeoutError:
             return
 
-    def _answer(self, up_to_ticket: int | None, refusal: Refused | None) -> None:
+    def _answer(
+        self, up_to_ticket: int | None, session: str | None, refusal: Refused | None
+    ) -> None:
+        """Answer those who wait for a wish up to this one (None: all).
+
+        What was done or refused was `session`'s; others that wait had their lease before, and
+        lost it before their turn came.
+        """
         view = self.machine.view()
         ended = Refused(ErrorCode.NOT_FOUND, "the lease was released before the limit was set")
         still_waiting = []
-        for ticket, future in self._waiting:
+        for waiter in self._waiting:
+            ticket, waiting_session, future = waiter
             if up_to_ticket is not None and ticket > up_to_ticket:
-                still_waiting.append((ticket, future))
+                still_waiting.append(waiter)
             elif future.done():
                 continue  # the caller has gone
-            elif refusal is None and view is not None:
+            elif waiting_session != session:
+                future.set_exception(ended)
+            elif refusal is None and view is not None and view.session == session:
                 future.set_result(view)
             else:
                 future.set_exception(refusal or ended)
         self._waiting = still_waiting
 
-    async def _apply(self, work: Apply) -> Refused | None:
-        """Do a wish; return why not."""
+    async def _apply(self, work: Apply) -> None:
+        """Do a wish and answer; where the bounds have changed, leave it due, within new ones."""
+        session = self.machine.holder
         try:
-            return await self._try_to_apply(work)
+            refusal = await self._try_to_apply(work)
         except DeviceTrouble as error:
-            again = await self._clamped_anew(work, error)
-            if again is None:
-                self.machine.apply_failed(work)
-                return refusal_for(error)
-        try:
-            return await self._try_to_apply(again)
-        except DeviceTrouble as error:
-            self.machine.apply_failed(again)
-            return refusal_for(error)
+            if await self._is_outside_new_bounds(work, error):
+                return
+            self.machine.apply_failed(work)
+            refusal = refusal_for(error)
+        self._answer(work.ticket, session, refusal)
 
-    async def _clamped_anew(self, work: Apply, error: Exception) -> Apply | None:
-        """Where the driver's bounds have changed, return the wish within the new ones."""
+    async def _is_outside_new_bounds(self, work: Apply, error: Exception) -> bool:
+        """Where the driver took offence at the limit, look whether its bounds are others now."""
         if not (isinstance(error, NvmlFailure) and error.kind is Kind.ARGUMENT):
-            return None
+            return False
         await self._learn_bounds()
-        again = self.machine.next_work(self._clock())
-        if isinstance(again, Apply) and again.target_milliwatts != work.target_milliwatts:
-            return again
-        return None
+        target, bounds = work.target_milliwatts, self.machine.bounds
+        return bounds is not None and bounds.clamp(target) != target
 
     async def _try_to_apply(self, work: Apply) -> Refused | None:
         machine = self.machine
@@ -214,7 +219,7 @@ class Controller:
                 return Refused(ErrorCode.NOT_FOUND, "the session ended before the limit was set")
             self.tell_foreign(found)
             return foreign_refusal(self.gpu.uuid, found)
-        if saved != machine.saved:
+        if machine.must_store(saved):
             refusal = await self._save(saved)
             if refusal is not None:
                 machine.apply_failed(work)
@@ -246,19 +251,25 @@ class Controller:
         return None
 
     async def _save(self, saved: SavedLimit) -> Refused | None:
-        before = self.machine.saved
-        durable = before is None or before.previous_milliwatts != saved.previous_milliwatts
+        machine = self.machine
+        before = machine.saved
+        durable = (
+            before is None
+            or before.previous_milliwatts != saved.previous_milliwatts
+            or not machine.is_stored
+        )
         reading = self.gpu.reading
         energy_millijoules = None if reading is None else reading.energy_millijoules
         try:
             await self._disk.save(saved, energy_millijoules, durable=durable)
         except (OSError, WorkerTimeout) as error:
+            machine.not_stored(saved)
             note(logger, logging.ERROR, "limit not saved", gpu=saved.gpu_uuid, reason=str(error))
             return Refused(
                 ErrorCode.STATE_NOT_SAVED,
                 f"the limit found could not be stored ({error}); nothing was set",
             )
-        self.machine.stored(saved)
+        machine.stored(saved)
         return None
 
     async def _learn_bounds(self) -> None:
@@ -320,7 +331,7 @@ class Controller:
         try:
             await self._disk.forget(self.gpu.uuid)
         except (OSError, WorkerTimeout) as error:
-            delay = self.machine.failed(self._clock())
+            delay = self.machine.forget_failed(self._clock())
             note(
                 logger,
                 logging.WARNING,

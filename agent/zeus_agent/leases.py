@@ -56,9 +56,9 @@ class SavedLimit:
 
     Args:
         previous_milliwatts: what was found, to be put back.
-        written_milliwatts: what the agent may have written since: the limit
-            last confirmed and the one on its way.  Anything else found on the
-            device was set by somebody else.
+        written_milliwatts: what the agent may have written since: what it found
+            of its own, the limit last confirmed, and the one on its way.  Anything
+            else found on the device was set by somebody else.
     """
 
     gpu_uuid: str
@@ -138,6 +138,7 @@ class LeaseMachine:
         self.gpu_uuid = gpu_uuid
         self.bounds: Bounds | None = None
         self.saved: SavedLimit | None = None
+        self.is_stored = False  # whether the disk is known to have just that
         self.restore_failures = 0
         self.retry_at_seconds = 0.0
         self._next_fence = next_fence
@@ -196,7 +197,7 @@ class LeaseMachine:
     def adopt(self, saved: SavedLimit) -> None:
         """Take over what an earlier agent stored and did not put back."""
         if self.saved is None and self._lease is None:
-            self.saved = saved
+            self.stored(saved)
 
     # ---- work -----------------------------------------------------------------
 
@@ -226,9 +227,9 @@ class LeaseMachine:
         """Decide on what was found before writing.
 
         Returns:
-            What must be stored (it may equal `saved`) before the limit is
-            written, or None: do not write, somebody else has set the limit or
-            the lease has ended.
+            What must be on disk before the limit is written (`must_store`
+            tells whether it is), or None: do not write, somebody else has set
+            the limit or the lease has ended.
         """
         lease = self._lease_of(work)
         if lease is None:
@@ -237,7 +238,8 @@ class LeaseMachine:
         saved = self.saved
         if saved is None:
             return fresh
-        is_ours = self._was_reset or _near(found_milliwatts, self._ours())
+        was_written = _near(found_milliwatts, self._ours())
+        is_ours = self._was_reset or was_written
         if lease.applied_milliwatts is None:
             # Nothing of this lease is in place yet.  What an ended one has left is still to be
             # given back to `previous`; what anybody else has set is the new thing to give back.
@@ -247,13 +249,30 @@ class LeaseMachine:
             lease.foreign = True
             lease.done = lease.wish
             return None
-        last = self._confirmed_milliwatts
-        written = (work.target_milliwatts,) if last is None else (last, work.target_milliwatts)
+        # Until the write is done the device has what was found: it must still count as ours then.
+        written = [found_milliwatts] if was_written else []
+        if self._confirmed_milliwatts is not None:
+            written.append(self._confirmed_milliwatts)
+        written.append(work.target_milliwatts)
         return replace(saved, written_milliwatts=tuple(dict.fromkeys(written)))
+
+    def must_store(self, saved: SavedLimit) -> bool:
+        """Whether `saved` is not known to be on disk."""
+        return saved != self.saved or not self.is_stored
 
     def stored(self, saved: SavedLimit) -> None:
         """Note that `saved` is on disk."""
         self.saved = saved
+        self.is_stored = True
+
+    def not_stored(self, saved: SavedLimit) -> None:
+        """Note that storing `saved` failed: the disk may have it, now or later, or not.
+
+        Nothing was written for it, but an entry that may be there must be removed some day.
+        """
+        self.is_stored = False
+        if self.saved is None:
+            self.saved = replace(saved, written_milliwatts=())
 
     def is_wanted(self, work: Apply) -> bool:
         """Whether the lease that asked for this still lasts."""
@@ -295,7 +314,8 @@ class LeaseMachine:
             self._was_reset or _near(found_milliwatts, self._ours())
         ):
             return True
-        self._forget = True
+        # A lease that came during the look decides by itself what becomes of what is saved.
+        self._forget = self._lease is None
         return False
 
     def restored(self) -> None:
@@ -306,15 +326,21 @@ class LeaseMachine:
         self._reset_retries()
 
     def failed(self, now_seconds: float) -> float:
-        """Note that restoring or forgetting failed; return seconds until the next try."""
+        """Note that restoring failed; return seconds until the next try."""
         delay = min(RETRY_FIRST_SECONDS * 2.0**self.restore_failures, RETRY_LAST_SECONDS)
         self.restore_failures = min(self.restore_failures + 1, 30)
         self.retry_at_seconds = now_seconds + delay
         return delay
 
+    def forget_failed(self, now_seconds: float) -> float:
+        """Note that the disk may still have the entry or not; return seconds until the next try."""
+        self.is_stored = False
+        return self.failed(now_seconds)
+
     def forgotten(self) -> None:
         """Note that nothing is on disk any more."""
         self.saved = None
+        self.is_stored = False
         self._forget = False
         self._was_reset = False
         self._confirmed_milliwatts = None

@@ -379,3 +379,66 @@ def test_a_previous_limit_outside_the_present_bounds_is_restored_to_the_nearest(
     m.release("a")
     m.bounds = Bounds(100_000, 190_000)
     assert restore(m, 150_000) == 190_000
+
+
+def test_what_an_earlier_lease_left_counts_as_ours_until_the_new_limit_is_written() -> None:
+    m = machine()
+    m.adopt(SavedLimit(GPU, ADMIN_CAP, (150_000,)))
+    m.request("b", 120_000, 0)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    saved = m.approve_apply(work, 150_000)
+    assert saved == SavedLimit(GPU, ADMIN_CAP, (150_000, 120_000)), "for the next agent"
+    m.stored(saved)
+    m.apply_failed(work)
+    assert restore(m, 150_000) == ADMIN_CAP, "for this one"
+
+
+def test_a_lease_that_comes_while_restoring_looks_is_restored_when_its_write_fails() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    apply(m, ADMIN_CAP)
+    m.release("a")
+    assert isinstance(m.next_work(0.0), Restore)
+    m.request("b", 120_000, 0)
+    assert not m.approve_restore(ADMIN_CAP)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    saved = m.approve_apply(work, ADMIN_CAP)
+    assert saved is not None
+    m.stored(saved)
+    m.apply_failed(work)  # it timed out and comes late
+    assert restore(m, 120_000) == ADMIN_CAP
+
+
+def test_an_entry_that_may_be_gone_is_stored_again_before_the_next_write() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    apply(m, ADMIN_CAP)
+    m.release("a")
+    assert m.approve_restore(150_000)
+    m.restored()
+    assert isinstance(m.next_work(0.0), Forget)
+    m.forget_failed(0.0)
+    m.request("b", 150_000, 0)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    saved = m.approve_apply(work, ADMIN_CAP)
+    assert saved is not None
+    assert saved == m.saved, "the same as before, and yet"
+    assert m.must_store(saved)
+    m.stored(saved)
+    assert not m.must_store(saved)
+
+
+def test_an_entry_that_may_be_there_although_storing_it_failed_is_removed() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    saved = m.approve_apply(work, ADMIN_CAP)
+    assert saved is not None
+    m.not_stored(saved)
+    m.apply_failed(work)
+    # Somebody sets just what the lease wanted: nothing of ours was written, so it is theirs.
+    assert restore(m, 150_000) is None

@@ -545,3 +545,4 @@ class ErrorCode(str, enum.Enum):
     STATE_NOT_SAVED = "state_not_saved"  # the limit found could not be stored: nothing was set
     FOREIGN_CHANGE = "foreign_change"
     TOO_MANY_SESSIONS = "too_many_sessions"
+    INTERNAL = "internal"  # a fault of the agent; its log says more

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from typing import Any
 
 from zeus_agent.leases import Refused
@@ -21,6 +21,7 @@ MIN_TTL_SECONDS = 1.0
 MAX_TTL_SECONDS = 600.0
 MAX_WATTS = 100_000.0  # far above any device: what is more is a mistake of units
 MAX_SEQUENCE = 1 << 53
+_LARGEST = sys.float_info.max
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,252}")
 _GPU_UUID = re.compile(r"(GPU|MIG)-[A-Za-z0-9-]{1,80}")
@@ -114,19 +115,19 @@ def result(body: dict[str, Any]) -> Result:
     """
     try:
         parsed = Result.from_body(body)
-    except ProtocolError as error:
-        raise _bad(str(error)) from None
+    except (ProtocolError, OverflowError) as error:  # whole numbers may be larger than any float
+        raise _bad(f"result: {str(error).removeprefix('result: ')}") from None
     for name in ("sequence", "epochs", "batch_size", "gpu_count", "attempt"):
         _integer(body, name, 0)
     for name in ("time_seconds", "max_power_watts"):
-        _number(body, name, 0.0, math.inf, 0.0)
+        _number(body, name, 0.0, _LARGEST, 0.0)
     for name in ("energy_joules", "epoch_energy_joules", "epoch_time_seconds"):
         if body.get(name) is not None:
-            _number(body, name, 0.0, math.inf, 0.0)
+            _number(body, name, 0.0, _LARGEST, 0.0)
     for name in ("job", "recurrence", "gpu_model", "gpu_driver"):
         _label(body, name)
-    if parsed.outcome is not None and not isinstance(parsed.outcome, str):
-        raise _bad("outcome: expected text")
+    if parsed.outcome is not None:
+        _label(body, "outcome")
     return parsed
 
 

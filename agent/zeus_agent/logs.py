@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 _FIELDS = "zeus_fields"
 
 
@@ -68,3 +70,10 @@ def configure(log_format: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("aiohttp.access").disabled = True  # a line a request is too many
+    logging.getLogger("aiohttp.server").addFilter(_is_not_bad_http)
+
+
+def _is_not_bad_http(record: logging.LogRecord) -> bool:
+    """Drop the traceback that aiohttp logs for each caller that sends what is not HTTP."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -112,13 +113,7 @@ async def serve(options: argparse.Namespace) -> int:
             nvml_timeout_seconds=options.nvml_timeout_seconds,
         )
         server = Server(broker, metrics, frozenset(options.allow_uid))
-        runner = web.AppRunner(
-            server.application(),
-            access_log=None,
-            handle_signals=False,
-            handler_cancellation=False,
-            shutdown_timeout=1.0,
-        )
+        runner = server.runner()
         await broker.start()
         await runner.setup()
         listener = listen(options.socket, shared=bool(options.allow_uid))
@@ -131,6 +126,7 @@ async def serve(options: argparse.Namespace) -> int:
         finally:
             _remove_socket(options.socket, inode)
             await site.stop()
+            # Restoring begins while connections end; `stop` ends what these still open.
             broker.end_all_sessions("the agent stops")
             await runner.cleanup()
             restored = await broker.stop(STOP_TIMEOUT_SECONDS)
@@ -191,6 +187,8 @@ def listen(path: Path, *, shared: bool) -> socket.socket:
         temporary.rename(path)
     except OSError as error:
         listener.close()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise SocketError(f"can't listen at {path}: {error.strerror or error}") from error
     except SocketError:
         listener.close()

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 import weakref
+from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -26,6 +27,8 @@ logger = logging.getLogger("zeus_agent.server")
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_SECONDS = 5.0
+IDLE_CONNECTION_SECONDS = 30.0
+"""Longer than clients pause between calls; what sends no whole header for so long is closed."""
 
 _STATUS = {
     ErrorCode.BAD_REQUEST: 400,
@@ -35,6 +38,7 @@ _STATUS = {
     ErrorCode.STALE_SEQUENCE: 409,
     ErrorCode.FOREIGN_CHANGE: 409,
     ErrorCode.TOO_MANY_SESSIONS: 429,
+    ErrorCode.INTERNAL: 500,
     ErrorCode.NOT_SUPPORTED: 501,
     ErrorCode.NVML_ERROR: 502,
     ErrorCode.GPU_LOST: 503,
@@ -70,6 +74,22 @@ class Server:
         self._clock = clock
         self._owners: weakref.WeakKeyDictionary[asyncio.BaseTransport, Owner] = (
             weakref.WeakKeyDictionary()
+        )
+
+    def runner(self, idle_connection_seconds: float = IDLE_CONNECTION_SECONDS) -> web.AppRunner:
+        """Return what serves the application on a listening socket.
+
+        Args:
+            idle_connection_seconds: a connection that waits for a request (its first one too)
+                longer than this is closed.
+        """
+        return web.AppRunner(
+            self.application(),
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=False,
+            shutdown_timeout=1.0,
+            keepalive_timeout=idle_connection_seconds,
         )
 
     def application(self) -> web.Application:
@@ -115,31 +135,35 @@ class Server:
         except web.HTTPException as error:
             response = self._refuse_http(error)
         except TimeoutError:
-            response = self._error(
-                408, ErrorCode.BAD_REQUEST.value, "the body did not arrive in time"
-            )
+            response = self._error(408, ErrorCode.BAD_REQUEST, "the body did not arrive in time")
+        except (ConnectionError, web.RequestPayloadError) as error:
+            # The caller has hung up, or sends what is not HTTP: nothing is wrong with the agent.
+            response = self._error(400, ErrorCode.BAD_REQUEST, f"the body did not arrive: {error}")
         except Exception:
             # A fault of ours with one request must not end the process that holds the limits.
             logger.exception("a request failed")
-            response = self._error(500, "internal", "the agent failed; its log says more")
+            response = self._error(
+                _STATUS[ErrorCode.INTERNAL],
+                ErrorCode.INTERNAL,
+                "the agent failed; its log says more",
+            )
         self._metrics.answered(route, self._clock() - began)
         return response
 
     def _refuse(self, request: web.Request, refused: Refused) -> web.Response:
         if refused.code is ErrorCode.FORBIDDEN:
-            peer = peers.credentials(_socket(request))
+            transport = request.transport  # None: the caller did not wait for its refusal
+            peer = None if transport is None else peers.credentials(_socket(transport))
             note(
                 logger,
                 logging.WARNING,
                 "caller refused",
-                pid=peer.pid,
-                uid=peer.uid,
+                pid=None if peer is None else peer.pid,
+                uid=None if peer is None else peer.uid,
                 path=request.path,
                 reason=refused.message,
             )
-        return self._error(
-            _STATUS[refused.code], refused.code.value, refused.message, refused.details
-        )
+        return self._error(_STATUS[refused.code], refused.code, refused.message, refused.details)
 
     def _refuse_http(self, error: web.HTTPException) -> web.Response:
         """Answer what aiohttp refuses by itself: unknown paths and methods, huge bodies."""
@@ -149,16 +173,16 @@ class Server:
             405: "this path does not take this method",
             413: f"the body is longer than {MAX_BODY_BYTES} bytes",
         }.get(error.status, error.reason)
-        response = self._error(error.status, code.value, text)
+        response = self._error(error.status, code, text)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
 
     def _error(
-        self, status: int, code: str, message: str, details: dict[str, Any] | None = None
+        self, status: int, code: ErrorCode, message: str, details: dict[str, Any] | None = None
     ) -> web.Response:
-        self._metrics.refused(code)
-        return _json(asdict(ApiError(code, message, details or {})), status)
+        self._metrics.refused(code.value)
+        return _json(asdict(ApiError(code.value, message, details or {})), status)
 
     def _admit(self, request: web.Request) -> None:
         """Let in the agent's own user, root, and those allowed.
@@ -166,7 +190,7 @@ class Server:
         Raises:
             Refused: it is somebody else.
         """
-        peer = peers.credentials(_socket(request))
+        peer = peers.credentials(_socket(_transport(request)))
         if peer.uid not in self._allowed_uids:
             raise Refused(
                 ErrorCode.FORBIDDEN,
@@ -179,9 +203,7 @@ class Server:
         Raises:
             Refused: it can't be identified.
         """
-        transport = request.transport
-        if transport is None:
-            raise Refused(ErrorCode.FORBIDDEN, "the caller has hung up")
+        transport = _transport(request)
         owner = self._owners.get(transport)
         if owner is None:
             owner, pidfd = self._identify(request)
@@ -192,7 +214,7 @@ class Server:
     @staticmethod
     def _identify(request: web.Request) -> tuple[Owner, int]:
         try:
-            return peers.identify(_socket(request))
+            return peers.identify(_socket(_transport(request)))
         except peers.PeerGone as error:
             raise Refused(ErrorCode.FORBIDDEN, str(error)) from None
 
@@ -261,11 +283,19 @@ class Server:
         return _ended(await self._broker.close_session(name))
 
 
-def _socket(request: web.Request) -> Any:
-    transport = request.transport
-    connection = None if transport is None else transport.get_extra_info("socket")
-    if connection is None:
-        raise Refused(ErrorCode.FORBIDDEN, "the caller has hung up")
+def _transport(request: web.Request) -> asyncio.Transport:
+    """Return the connection of a request.
+
+    Raises:
+        ConnectionError: the caller has hung up.
+    """
+    if request.transport is None:
+        raise ConnectionResetError("the caller has hung up")
+    return request.transport
+
+
+def _socket(transport: asyncio.Transport) -> TransportSocket:
+    connection: TransportSocket = transport.get_extra_info("socket")
     return connection
 
 

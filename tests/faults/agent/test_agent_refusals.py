@@ -49,6 +49,15 @@ def code_of(body: bytes) -> str:
         ("PUT", "/v1/sessions/a", b" " * 100_000 + b"{}", 413, "bad_request"),
         ("PUT", "/v1/sessions/open/report", b'{"version": 99}', 400, "bad_request"),
         ("PUT", "/v1/sessions/open/report", b'{"version":1,"epochs":-1}', 400, "bad_request"),
+        *(
+            ("PUT", "/v1/sessions/open/report", b'{"version":1,' + field + b"}", 400, "bad_request")
+            for field in (
+                b'"energy_joules":1e999',
+                b'"time_seconds":1' + b"0" * 400,
+                b'"milestones":[[1,1' + b"0" * 400 + b"]]",
+                b'"outcome":"' + b"x" * 300 + b'"',
+            )
+        ),
         ("PUT", "/v1/sessions/open/gpus/0/power-limit", b"{}", 400, "bad_request"),
         (
             "PUT",
@@ -247,6 +256,27 @@ def test_a_body_that_never_comes_is_given_up(shared_machine: Machine) -> None:
             b"PUT /v1/sessions/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
         )
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+def test_a_caller_that_hangs_up_or_sends_no_http_is_no_fault_of_the_agent(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    head = b"PUT /v1/sessions/a HTTP/1.1\r\nHost: x\r\n"
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(machine.socket))
+        connection.sendall(head + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n{")
+        assert connection.recv(4096), "the agent waits for the body now"
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(machine.socket))
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"no size\r\n")
+        assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
+    eventually(lambda: machine.metric("zeus_agent_refusals_total") >= 1, "it is counted")
+    machine.client().node()
+    assert "a request failed" not in machine.log()
+    assert "ERROR" not in machine.log()
 
 
 def test_the_metrics_have_bounded_labels_and_count_refusals(machine: Machine) -> None:

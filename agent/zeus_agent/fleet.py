@@ -48,10 +48,15 @@ class Fleet:
         listener: whom to tell.
         clock: monotonic seconds.
         timeout_seconds: longest time of one visit to the driver for one GPU.
+        initialize: initializes NVML and returns what it says of itself.
     """
 
     def __init__(
-        self, listener: FleetListener, clock: Callable[[], float], timeout_seconds: float
+        self,
+        listener: FleetListener,
+        clock: Callable[[], float],
+        timeout_seconds: float,
+        initialize: Callable[[], Library] = nvml.initialize,
     ) -> None:
         self.gpus: dict[str, Gpu] = {}
         self.library: Library | None = None
@@ -59,6 +64,7 @@ class Fleet:
         self._listener = listener
         self._clock = clock
         self._timeout_seconds = timeout_seconds
+        self._initialize_nvml = initialize
         self._system = Worker("nvml")
         self._probes: dict[int, Worker] = {}
         self._lost_indices: set[int] = set()  # of GPUs that were lost before they told their UUID
@@ -118,7 +124,7 @@ class Fleet:
             if self._was_initialized:
                 await self._system.call(nvml.shut_down, INIT_TIMEOUT_SECONDS)
                 self._was_initialized = False
-            library = await self._system.call(nvml.initialize, INIT_TIMEOUT_SECONDS)
+            library = await self._system.call(self._initialize_nvml, INIT_TIMEOUT_SECONDS)
         except (NvmlFailure, WorkerTimeout) as error:
             reason = str(error)
             if reason != self.reason:

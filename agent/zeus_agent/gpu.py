@@ -93,13 +93,15 @@ class Gpu:
         return self.identity
 
     async def limit(self) -> int:
-        """Return the limit, milliwatts.
+        """Return the limit, milliwatts; a reset that nobody knows of yet is told first.
 
         Raises:
             GpuUnavailable, NvmlFailure, WorkerTimeout: it is not known.
         """
         self._require_healthy()
-        return await self._visit(self._device.limit)
+        limit, energy_millijoules = await self._visit(self._device.limit_and_energy)
+        self._meter(energy_millijoules)
+        return limit
 
     async def set_limit(self, milliwatts: int) -> int:
         """Set the limit and return what was read back, milliwatts.
@@ -135,10 +137,7 @@ class Gpu:
             if self.identity is None or not self.healthy:
                 await self.identify()
             reading = await self._visit(self._device.read)
-            if reading.energy_millijoules is not None and self.energy.add(
-                reading.energy_millijoules
-            ):
-                self._listener.gpu_reset(self)
+            if self._meter(reading.energy_millijoules):
                 # The limit may have been read before the reset, the energy after it.
                 reading = await self._visit(self._device.read)
         except (NvmlFailure, WorkerTimeout):
@@ -177,6 +176,13 @@ class Gpu:
             if self._worker.is_hung:
                 self.put_out(str(error), None)
             raise
+
+    def _meter(self, energy_millijoules: int | None) -> bool:
+        """Add up the energy; tell, and return, whether the counter shows a reset."""
+        if energy_millijoules is None or not self.energy.add(energy_millijoules):
+            return False
+        self._listener.gpu_reset(self)
+        return True
 
     def _answered(self) -> None:
         if self.healthy:

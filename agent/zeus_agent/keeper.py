@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+from zeus_agent import nvml
 from zeus_agent.controller import Controller, DurableLimits
 from zeus_agent.fleet import Fleet
 from zeus_agent.gpu import Gpu
@@ -35,6 +36,7 @@ class Keeper:
         poll_seconds: period of looks at the GPUs.
         nvml_timeout_seconds: longest time of one visit to the driver.
         clock: monotonic seconds.
+        initialize: initializes NVML and returns what it says of itself.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Keeper:
         poll_seconds: float,
         nvml_timeout_seconds: float,
         clock: Callable[[], float],
+        initialize: Callable[[], Library] = nvml.initialize,
     ) -> None:
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._journal = journal
@@ -52,10 +55,11 @@ class Keeper:
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._disk = DurableLimits(journal)
-        self._fleet = Fleet(self, clock, nvml_timeout_seconds)
+        self._fleet = Fleet(self, clock, nvml_timeout_seconds, initialize)
         self._controllers: dict[str, Controller] = {}
         self._entries: dict[str, Entry] = {}
         self._reset_before_found: set[str] = set()
+        self._looks: dict[str, asyncio.Future[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._fences: Iterator[int] = iter(())
 
@@ -87,6 +91,7 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         left = [u for u, c in self._controllers.items() if c.machine.saved is not None]
+        left += self._entries  # of GPUs that never came
         for uuid in left:
             note(logger, logging.ERROR, "limit not restored; saved for the next start", gpu=uuid)
         self._fleet.stop()
@@ -119,11 +124,11 @@ class Keeper:
 
     async def look(self) -> None:
         """Look at every healthy GPU now; those that are slow end later, for the next caller."""
-        looks = [
-            asyncio.ensure_future(self._fleet.look_at(gpu))
-            for gpu in self._fleet.gpus.values()
-            if gpu.healthy
-        ]
+        for uuid, gpu in self._fleet.gpus.items():
+            # One look at a time: many callers must not fill the queue that limits wait in too.
+            if gpu.healthy and (uuid not in self._looks or self._looks[uuid].done()):
+                self._looks[uuid] = asyncio.ensure_future(self._fleet.look_at(gpu))
+        looks = [look for look in self._looks.values() if not look.done()]
         if looks:
             await asyncio.wait(looks, timeout=FRESH_LOOK_SECONDS)
 

@@ -181,6 +181,13 @@ class Device:
         """Return the power limit, milliwatts."""
         return int(str(self._get("nvmlDeviceGetPowerManagementLimit")))
 
+    def limit_and_energy(self) -> tuple[int, int | None]:
+        """Return the power limit, milliwatts, and then the energy counter, millijoules.
+
+        In this order: a counter that has not fallen tells that the limit is of before a reset.
+        """
+        return self.limit(), self._optional("nvmlDeviceGetTotalEnergyConsumption")
+
     def set_limit(self, milliwatts: int) -> int:
         """Set the power limit and return what is read back, milliwatts.
 
@@ -224,6 +231,7 @@ class Device:
         try:
             return _call(name, self._handle, *arguments)
         except NvmlFailure as error:
-            if error.kind in (Kind.LOST, Kind.DRIVER, Kind.UNKNOWN):
+            # An argument may be refused because the handle is of before an initialization.
+            if error.kind in (Kind.LOST, Kind.DRIVER, Kind.UNKNOWN, Kind.ARGUMENT):
                 self._handle = None
             raise

@@ -134,6 +134,37 @@ def test_a_driver_that_was_reloaded_gets_the_leases_limit_again(machine: Machine
     machine.wait_until_restored()
 
 
+def test_a_reset_between_two_looks_is_not_taken_for_somebodys_decision(machine: Machine) -> None:
+    client = opened(machine, "--poll-seconds", "3600")
+    wished_again, released = machine.uuids
+    for uuid in machine.uuids:
+        client.set_power_limit("a", uuid, 150.0)
+        machine.simulator.reload_driver(uuid)
+    again = client.set_power_limit("a", wished_again, 175.0)
+    assert again.previous_watts == ADMIN_CAP_WATTS
+    client.release("a", released)
+    client.close_session("a")
+    machine.wait_until_restored()
+
+
+def test_many_looks_at_a_slow_gpu_do_not_delay_its_limit(machine: Machine) -> None:
+    client = opened(machine)
+    uuid = machine.uuids[0]
+    machine.simulator.set_fault(uuid, "slow_seconds", 0.01)
+
+    def look() -> None:
+        other = machine.client()
+        other.node()
+        other.close()
+
+    threads = [threading.Thread(target=look) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    assert client.set_power_limit("a", uuid, 150.0).applied_watts == 150.0
+    for thread in threads:
+        thread.join(60)
+
+
 def test_without_permission_nothing_is_set_and_the_node_says_why(machine: Machine) -> None:
     client = opened(machine)
     uuid = machine.uuids[0]
@@ -212,9 +243,7 @@ def test_a_driver_that_must_be_initialized_again_is(machine: Machine) -> None:
     assert client.set_power_limit("a", uuid, 150.0).applied_watts == 150.0
 
 
-def test_bounds_that_have_changed_are_read_again_and_the_wish_is_clamped(
-    machine: Machine,
-) -> None:
+def test_a_wish_outside_the_drivers_bounds_is_clamped_to_them(machine: Machine) -> None:
     client = opened(machine)
     assert client.set_power_limit("a", machine.uuids[0], 5000.0).clamped
     low = client.set_power_limit("a", machine.uuids[0], 1.0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from zeus_agent.journal import read_boot_id
+from zeus_agent.main import EXIT_NOT_RESTORED
 
 from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
 from tests.support.eventually import eventually
@@ -152,6 +155,64 @@ def test_a_simulated_gpus_limit_is_restored_even_after_a_reboot_because_it_survi
         machine.stop_agent(signal.SIGKILL)
     entry = machine.state_dir / "saved" / f"{uuid}.json"
     entry.write_text(entry.read_text().replace(read_boot_id(), "0" * 36))
+    machine.start_agent()
+    machine.wait_until_restored()
+
+
+_ADOPT_AFTER_REBOOT = """
+import asyncio, sys, time
+from dataclasses import replace
+from pathlib import Path
+from zeus_agent import nvml
+from zeus_agent.journal import Journal
+from zeus_agent.keeper import Keeper
+from zeus_agent.metrics import Metrics
+
+async def adopt():
+    keeper = Keeper(
+        Journal(Path(sys.argv[1]), "another-boot"), Metrics(), poll_seconds=1.0,
+        nvml_timeout_seconds=30.0, clock=time.monotonic,
+        # As on real GPUs: their driver has forgotten every limit at the reboot.
+        initialize=lambda: replace(nvml.initialize(), simulated=False),
+    )
+    await keeper.start()
+    print(await keeper.stop(30.0))
+
+asyncio.run(adopt())
+"""
+
+
+def test_what_an_earlier_boot_saved_for_a_real_gpu_is_dropped_and_nothing_is_written(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    with machine.caller("a", (uuid, 150.0)) as (_, said):
+        assert said == "holding"
+        machine.stop_agent(signal.SIGKILL)
+    adopting = subprocess.run(
+        [sys.executable, "-c", _ADOPT_AFTER_REBOOT, str(machine.state_dir)],
+        env=machine.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert adopting.stdout.strip() == "True", adopting.stderr
+    assert machine.saved() == []
+    assert machine.limit(uuid) == 150.0, "what a boot script has set, say"
+
+
+def test_an_agent_that_stops_before_a_gpu_has_come_back_says_that_a_limit_is_left(
+    machine: Machine,
+) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    with machine.caller("a", (uuid, 150.0)) as (_, said):
+        assert said == "holding"
+        machine.stop_agent(signal.SIGKILL)
+    machine.start_agent(without_driver=True)
+    assert machine.stop_agent() == EXIT_NOT_RESTORED
+    assert machine.saved() == [uuid]
     machine.start_agent()
     machine.wait_until_restored()
 

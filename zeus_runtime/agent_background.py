@@ -204,6 +204,10 @@ class BackgroundAgent:
                     continue
                 self._sleep_until(next_retry, watch_connection=True)
             self._finish(is_open)
+        except Exception as error:
+            # A fault of ours: the run must not go on believing that its limits are held.
+            self._lost_connection(f"the client of the agent failed: {error!r}")
+            raise
         finally:
             self._client.close()
             self._wake_receiver.close()
@@ -290,7 +294,7 @@ class BackgroundAgent:
                         f"someone else changed the power limit of {uuid}; it is left alone",
                     )
                 elif uuid not in held:
-                    wish.done = False
+                    wish.done = False  # released by another part of this process
         self._update(leases=held, problems=problems, losses=self._status.losses + len(lost))
 
     def _lost_connection(self, reason: str) -> None:

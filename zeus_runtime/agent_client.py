@@ -22,6 +22,7 @@ from zeus_runtime.protocol import (
     AGENT_UNIX_SCHEME,
     API_PREFIX,
     ENV_AGENT,
+    ErrorCode,
     Lease,
     NodeInfo,
     ProtocolError,
@@ -208,10 +209,13 @@ class AgentClient:
 
         Raises:
             AgentUnavailable: see there.
-            AgentError: the agent refused.
+            AgentError: the agent refused, or the body is none that it could be asked with.
         """
         self._after_fork()
-        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+        try:
+            data = None if body is None else json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:  # NaN, or a number of a type of its own
+            raise AgentError(ErrorCode.BAD_REQUEST.value, f"can't be sent: {error}") from error
         try:
             with self._lock:
                 status, payload = self._exchange(method, API_PREFIX + path, data)

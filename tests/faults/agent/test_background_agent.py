@@ -12,7 +12,8 @@ import pytest
 from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
 from tests.support.eventually import eventually
 from zeus_runtime.agent_background import BackgroundAgent
-from zeus_runtime.protocol import ErrorCode, Result, SessionRequest
+from zeus_runtime.agent_client import AgentClient
+from zeus_runtime.protocol import ErrorCode, Lease, Result, SessionRequest
 
 PATIENCE_SECONDS = 60.0
 
@@ -117,6 +118,55 @@ def test_a_session_that_expired_while_the_process_was_stopped_is_opened_again(
     holds(background, uuid, 175.0)
     background.close()
     machine.wait_until_restored()
+
+
+def test_a_lease_that_another_part_of_the_process_released_is_taken_again(
+    machine: Machine, background: BackgroundAgent
+) -> None:
+    machine.start_agent()
+    uuid = machine.uuids[0]
+    background.want_power_limit(uuid, 150.0)
+    holds(background, uuid, 150.0)
+    first = background.status.leases[uuid]
+    machine.client().release("job-1", uuid)
+    background.wait(
+        lambda s: uuid in s.leases and s.leases[uuid].fence > first.fence, PATIENCE_SECONDS
+    )
+    assert background.status.leases[uuid].fence > first.fence
+    assert background.status.losses == 1
+    assert machine.limit(uuid) == 150.0
+
+
+def test_what_can_not_be_sent_is_told_and_the_rest_goes_on(
+    machine: Machine, background: BackgroundAgent
+) -> None:
+    machine.start_agent()
+    first, second = machine.uuids
+    background.want_power_limit(first, float("nan"))
+    background.report(Result(sequence=1, last_metric=float("nan")))
+    background.want_power_limit(second, 150.0)
+    holds(background, second, 150.0)
+    assert background.status.problems[first].code == ErrorCode.BAD_REQUEST
+
+
+class FaultyClient(AgentClient):
+    """A client with a fault of its own, which shows when a limit is wanted."""
+
+    def set_power_limit(self, session: str, uuid: str, watts: float, sequence: int = 0) -> Lease:
+        raise ZeroDivisionError("a fault")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_of_the_client_is_told_and_nothing_counts_as_held(machine: Machine) -> None:
+    machine.start_agent()
+    background = BackgroundAgent(FaultyClient(machine.address), "job-1", SessionRequest())
+    background.start()
+    background.wait(lambda s: s.connected, PATIENCE_SECONDS)
+    background.want_power_limit(machine.uuids[0], 150.0)
+    status = background.wait(lambda s: "a fault" in s.error, PATIENCE_SECONDS)
+    assert "a fault" in status.error
+    assert not status.connected
+    background.close()
 
 
 def test_trouble_with_a_gpu_is_told_and_tried_again(

@@ -112,9 +112,20 @@ class LocalExecutor:
 
         Raises:
             ChildCollision: the directory belongs to another attempt.
-            LocalExecutorError: the shim does not start, or there are fewer GPUs than asked for.
+            LocalExecutorError: the shim does not start, its files can't be written, or there are
+                fewer GPUs than asked for.
         """
         container = self.check(job)
+        try:
+            return self._start(job, attempt, container)
+        except OSError as error:
+            raise LocalExecutorError(
+                f"no child could be started: {error.filename or self._runs}: {error.strerror}"
+            ) from error
+
+    def _start(
+        self, job: JobRecord, attempt: AttemptRecord, container: TrainingContainer
+    ) -> ExecutionRecord:
         folder = self._runs / attempt.child_name
         self._own(folder, job, attempt, container.termination_grace_period_seconds)
         self._checkpoint(Checkpoint.CHILD_OWNER_WRITTEN)

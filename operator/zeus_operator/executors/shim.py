@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Shim:
             Started(child, rundir.process_start_ticks(child) or 0, started_at, gpus),
         )
         status = self._wait_for_end(child)
-        error_text = self._sweep(child)
+        error_text = self._sweep()
         code = os.waitstatus_to_exitcode(status)
         self._record(
             exit_code=code if code >= 0 else 128 - code,
@@ -174,9 +174,10 @@ class Shim:
         descriptor = os.pidfd_open(child)
         self._poll.register(descriptor, select.POLLIN)
         while True:
-            reaped = dict(_reap())
-            if child in reaped:
-                return reaped[child]
+            if _has_ended(child):
+                # Before its pid is given back: afterwards the group might be a stranger's.
+                _signal_group(child, signal.SIGKILL)
+                return os.waitpid(child, 0)[1]
             now = time.monotonic()
             if self._must_end and not self._ending.terminate_sent:
                 self._ending.terminate_sent = True
@@ -219,17 +220,15 @@ class Shim:
             # A signal without a request: the machine shuts down, or somebody ended the session.
             self._ending.stop = StopRequest("signalled", self._spec.orphan_grace_seconds)
 
-    def _sweep(self, child: int) -> str:
+    def _sweep(self) -> str:
         """End what the child left behind, as the end of a container does; returns what failed."""
         deadline = time.monotonic() + _SWEEP_SECONDS
         while True:
-            _signal_group(child, signal.SIGKILL)
             left = rundir.children_of(os.getpid())
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            for _ in _reap():
-                pass
+            _reap()
             if not left:
                 return ""
             if time.monotonic() >= deadline:
@@ -280,16 +279,20 @@ def _adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def _reap() -> Iterator[tuple[int, int]]:
-    """Yield (pid, wait status) of each child that has ended."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, status
+def _reap() -> None:
+    """Collect every child that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _has_ended(child: int) -> bool:
+    """Whether `child` has ended, which leaves it to be collected; collects what it orphaned."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+        if ended.si_pid == child:
+            return True
+        os.waitpid(ended.si_pid, 0)
+    return False
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

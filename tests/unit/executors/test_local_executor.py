@@ -398,6 +398,13 @@ def test_more_gpus_than_there_are_is_said_at_once(tmp_path: Path) -> None:
         local.start(job, children.attempt())
 
 
+def test_a_folder_that_can_not_be_written_is_one_sentence_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    local, job = children.executor(tmp_path), children.job(tmp_path / "job")
+    with pytest.raises(LocalExecutorError, match=r"no child could be started: .*/runs.*: \w+"):
+        local.start(job, children.attempt())
+
+
 def test_pruning_keeps_the_output_alone(tmp_path: Path) -> None:
     local = children.executor(tmp_path)
     job, attempt = (

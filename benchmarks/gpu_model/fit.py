@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from gpu_simulator import library
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from benchmarks.gpu_model import measured, report
+from gpu_simulator import library
 
 ROOT = Path(__file__).resolve().parents[2]
 FITS = Path(__file__).with_name("fit.json")

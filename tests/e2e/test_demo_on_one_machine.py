@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_simulator import Simulator
 
+from gpu_simulator import Simulator
 from tests.support.eventually import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpu_simulator import Simulator, create_state, environment
-
 from tests.support.eventually import eventually
 from zeus_runtime.agent_client import AgentClient, AgentUnavailable
 

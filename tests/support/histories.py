@@ -23,7 +23,6 @@ from zeus_operator.records import (
     RecurrenceState,
 )
 from zeus_operator.store.store import Store
-
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import LEARNED_FROM, Outcome, PowerProfilePoint, Result
 

@@ -14,7 +14,6 @@ from zeus_operator.records import (
     RecurrenceRecord,
 )
 from zeus_operator.store.store import Store
-
 from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support.eventually import eventually
 from zeus_operator.executors.execution import Execution
 from zeus_operator.executors.local import LocalDevices, LocalExecutor
 from zeus_operator.records import (
@@ -17,8 +18,6 @@ from zeus_operator.records import (
     ExecutionRecord,
     JobRecord,
 )
-
-from tests.support.eventually import eventually
 from zeus_runtime.protocol import Decision
 
 NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gpu_simulator import Simulator
-from zeus_operator.local.gpu import GpuChoice, Gpus, choose_gpus
-from zeus_operator.local.home import Home
 
+from gpu_simulator import Simulator
 from tests.support import tiny_training
 from tests.support.eventually import eventually
 from tests.support.local_children import spec as child_spec
 from tests.support.run_program import run_forked
+from zeus_operator.local.gpu import GpuChoice, Gpus, choose_gpus
+from zeus_operator.local.home import Home
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADMIN_LIMIT_WATTS = 225.0

@@ -7,7 +7,6 @@ import random
 
 from zeus_operator.optimizer.learner import FoldingPolicy
 from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
-
 from zeus_runtime.protocol import Outcome
 
 ARMS = (32, 64, 128, 256, 512)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from tests.support.jobs import START, at, decision, spec_document
 from zeus_operator.actions import Action, Wait
 from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
 from zeus_operator.plan import plan
@@ -21,8 +22,6 @@ from zeus_operator.records import (
     RecurrenceState,
     RunRequestRecord,
 )
-
-from tests.support.jobs import START, at, decision, spec_document
 from zeus_runtime.protocol import Outcome
 
 JOB = JobRecord(

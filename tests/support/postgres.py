@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
+
 from zeus_operator.store.connection import database_url
 from zeus_operator.store.embedded import EmbeddedPostgres
 from zeus_operator.store.store import Store

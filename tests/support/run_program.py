@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 import click
+
 from zeus_operator.api.manifest import load_manifest
 from zeus_operator.cli.context import errors_reported
 from zeus_operator.cli.interrupt import stop_on_signal

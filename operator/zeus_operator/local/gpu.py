@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import gpu_simulator
 import pynvml
 
+import gpu_simulator
 from zeus_operator.local.home import Home, make_private
 
 SETTINGS_VARIABLE = "ZEUS_SIMULATED_GPU"

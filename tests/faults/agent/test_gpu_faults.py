@@ -6,8 +6,8 @@ import signal
 import threading
 
 import pytest
-from gpu_simulator import UNTIL_CLEARED, Scope, Unsupported
 
+from gpu_simulator import UNTIL_CLEARED, Scope, Unsupported
 from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
 from tests.support.eventually import eventually
 from zeus_runtime.agent_client import AgentClient, AgentError

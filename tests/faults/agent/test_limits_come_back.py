@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from zeus_agent.journal import read_boot_id
-from zeus_agent.main import EXIT_NOT_RESTORED
 
 from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
 from tests.support.eventually import eventually
+from zeus_agent.journal import read_boot_id
+from zeus_agent.main import EXIT_NOT_RESTORED
 from zeus_runtime.agent_client import AgentError
 from zeus_runtime.protocol import ErrorCode, SessionRequest
 

@@ -6,13 +6,13 @@ import signal
 from collections import Counter
 
 import pytest
+
+from tests.support.eventually import eventually
+from tests.support.local_machine import Machine, machine
 from zeus_operator.executors import rundir
 from zeus_operator.executors.checkpoints import Checkpoint
 from zeus_operator.records import AttemptState, RecurrenceKind, RecurrenceState
 from zeus_operator.store.store import Store
-
-from tests.support.eventually import eventually
-from tests.support.local_machine import Machine, machine
 
 RECURRENCES, CONTROL = 2, 1
 COMMAND = ("--recurrences", str(RECURRENCES), "--control", str(CONTROL))

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from zeus_operator.executors import rundir
-from zeus_operator.executors.rundir import Started
 
 from tests.support import local_children as children
 from tests.support.eventually import eventually
+from zeus_operator.executors import rundir
+from zeus_operator.executors.rundir import Started
 from zeus_runtime.protocol import Outcome
 
 REPOSITORY = Path(__file__).resolve().parents[3]

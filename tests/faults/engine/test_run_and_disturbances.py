@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
+
+from tests.support.eventually import eventually
+from tests.support.local_machine import Machine, machine
+from tests.support.postgres import TestServer
 from zeus_operator.executors import rundir
 from zeus_operator.executors.rundir import Started
 from zeus_operator.local.services import open_store
 from zeus_operator.records import AttemptRecord, RecurrenceState
 from zeus_operator.store.store import Store
-
-from tests.support.eventually import eventually
-from tests.support.local_machine import Machine, machine
-from tests.support.postgres import TestServer
 from zeus_runtime.protocol import Outcome
 
 pytestmark = pytest.mark.postgres

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from gpu_simulator import Simulator, create_state, environment
 
+from gpu_simulator import Simulator, create_state, environment
 from tests.support.eventually import eventually
 from tests.support.nvml_client import NvmlClient
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from gpu_simulator import UNTIL_CLEARED, Scope, Simulator, Unsupported, create_state
 
+from gpu_simulator import UNTIL_CLEARED, Scope, Simulator, Unsupported, create_state
 from tests.support.eventually import eventually
 from tests.support.nvml_client import NvmlClient, NvmlFailedError
 

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from zeus_agent.controller import Controller, DurableLimits
 from zeus_agent.journal import Journal
 from zeus_agent.leases import Bounds, LeaseMachine, LeaseView, Refused, SavedLimit
 from zeus_agent.metrics import Metrics
 from zeus_agent.nvml import NvmlFailure
-
 from zeus_runtime.protocol import ErrorCode
 
 ADMIN_CAP = 200_000

@@ -5,6 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+
 from zeus_agent.journal import Entry, Journal, JournalError, read_boot_id
 from zeus_agent.leases import SavedLimit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from zeus_agent.leases import (
     RETRY_LAST_SECONDS,
     Apply,
@@ -17,7 +18,6 @@ from zeus_agent.leases import (
     SavedLimit,
     Sight,
 )
-
 from zeus_runtime.protocol import ErrorCode
 
 ADMIN_CAP = 200_000

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+
 from zeus_agent.gpu import EnergyMeter
 from zeus_agent.logs import JsonFormatter, TextFormatter, note
 from zeus_agent.main import SocketError, listen, parser

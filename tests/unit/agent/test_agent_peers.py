@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from zeus_agent import peers
 
 from tests.support.eventually import eventually
+from zeus_agent import peers
 
 CONNECT_AND_WAIT = """
 import socket, sys

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from zeus_agent.broker import Broker
 from zeus_agent.journal import Journal
 from zeus_agent.metrics import Metrics

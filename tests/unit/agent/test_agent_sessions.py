@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from zeus_agent.leases import Refused
 from zeus_agent.sessions import MAX_SESSIONS_PER_USER, Owner, Sessions
-
 from zeus_runtime.protocol import ErrorCode, SessionRequest
 
 ALICE = Owner(pid=100, start_ticks=5, uid=1000)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+
 from zeus_agent.worker import Worker, WorkerTimeout
 
 PATIENCE_SECONDS = 60.0

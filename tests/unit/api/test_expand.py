@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from zeus_operator.api.expand import expand, expand_all, expand_environment, references
 
 ENVIRONMENT = {"A": "1", "B": "$(A)", "EMPTY": "", "with space": "s"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from zeus_operator.api.manifest import ManifestError, load_manifest
-from zeus_operator.api.types import ZeusJobSpec
 
 from tests.support import manifests
+from zeus_operator.api.manifest import ManifestError, load_manifest
+from zeus_operator.api.types import ZeusJobSpec
 
 
 def problems_of(path: Path, *, local: bool = True) -> list[tuple[str, str]]:

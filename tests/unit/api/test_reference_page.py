@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from zeus_operator.api import docs
 from zeus_operator.api.types import ZeusJob
-
 from zeus_runtime import protocol
 
 

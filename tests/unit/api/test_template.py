@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from zeus_operator.api.template import EnvEntry, TemplateError, training_container
-from zeus_operator.api.types import ZeusJobSpec
 
 from tests.support.histories import SPEC
+from zeus_operator.api.template import EnvEntry, TemplateError, training_container
+from zeus_operator.api.types import ZeusJobSpec
 
 
 def spec_with(containers: list[dict[str, Any]], name: str | None = None, **pod: Any) -> ZeusJobSpec:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from rich.console import Console
+
+from tests.support.histories import START, Try, job_record, recurrence
 from zeus_operator import events
 from zeus_operator.cli.progress import JsonLines, LiveDisplay, PlainLines
 from zeus_operator.records import ExecutionRecord, RecurrenceKind, RunRequestRecord
-
-from tests.support.histories import START, Try, job_record, recurrence
 from zeus_runtime.protocol import Outcome, Result
 
 CRASHED = recurrence(3, [Try(64, Outcome.CRASHED, 0, None)])

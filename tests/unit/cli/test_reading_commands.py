@@ -13,14 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine
 from sqlalchemy import text as sql
-from zeus_operator.actions import CreateRecurrence, DecideAttempt
-from zeus_operator.cli.main import main
-from zeus_operator.deciding import decide
-from zeus_operator.executors import rundir
-from zeus_operator.optimizer import policy
-from zeus_operator.plan_spec import JobPlanSpec
-from zeus_operator.records import DecisionRecord, RecurrenceKind, RecurrenceState
-from zeus_operator.store.store import Store
 
 from tests.support.histories import (
     GPU_MODEL,
@@ -30,6 +22,14 @@ from tests.support.histories import (
     store_decisions,
     store_history,
 )
+from zeus_operator.actions import CreateRecurrence, DecideAttempt
+from zeus_operator.cli.main import main
+from zeus_operator.deciding import decide
+from zeus_operator.executors import rundir
+from zeus_operator.optimizer import policy
+from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.records import DecisionRecord, RecurrenceKind, RecurrenceState
+from zeus_operator.store.store import Store
 from zeus_runtime.protocol import Outcome
 
 pytestmark = pytest.mark.postgres

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from zeus_operator.cli.failures import ExitCode
 from zeus_operator.cli.main import main
 

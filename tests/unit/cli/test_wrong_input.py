@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from zeus_operator.cli.main import main
 
 from tests.support import manifests
+from zeus_operator.cli.main import main
 
 
 def zeusctl(*arguments: str | Path, home: Path) -> Result:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.support import local_children
 from zeus_operator.api.template import EnvEntry, TrainingContainer
 from zeus_operator.executors.command import command, injected_environment
-
-from tests.support import local_children
 from zeus_runtime import protocol
 
 

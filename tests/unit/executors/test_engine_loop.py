@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from tests.support import local_children as children
+from tests.support.postgres import database, postgres_server, store
 from zeus_operator import events
 from zeus_operator.engine import Engine
 from zeus_operator.executors.checkpoints import Checkpoint
 from zeus_operator.optimizer import policy
 from zeus_operator.records import JobFacts, JobRecord, RecurrenceKind, RecurrenceState
 from zeus_operator.store.store import Store
-
-from tests.support import local_children as children
-from tests.support.postgres import database, postgres_server, store
 from zeus_runtime.protocol import Outcome
 
 __all__ = ["database", "postgres_server", "store"]

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests.support import local_children as children
+from tests.support.eventually import eventually
 from zeus_operator.executors import rundir
 from zeus_operator.executors.base import ChildCollision
 from zeus_operator.executors.local import LocalDevices, LocalExecutor, LocalExecutorError
 from zeus_operator.executors.rundir import Claim, Started
-
-from tests.support import local_children as children
-from tests.support.eventually import eventually
 from zeus_runtime.protocol import Outcome, Result, encode_result
 
 WAIT_FOREVER = "import signal; print('ready', flush=True); signal.pause()"

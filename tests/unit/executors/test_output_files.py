@@ -7,12 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from zeus_operator.executors import rundir
-from zeus_operator.executors.output import TAIL_BYTES, TAIL_LINES, bound, earlier, tail
-from zeus_operator.executors.rundir import Claim
 
 from tests.support import local_children as children
 from tests.support.eventually import eventually
+from zeus_operator.executors import rundir
+from zeus_operator.executors.output import TAIL_BYTES, TAIL_LINES, bound, earlier, tail
+from zeus_operator.executors.rundir import Claim
 
 
 @pytest.fixture

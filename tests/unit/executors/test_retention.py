@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zeus_operator.executors.retention import remove_runs
-
 from tests.support import local_children as children
+from zeus_operator.executors.retention import remove_runs
 
 
 def test_the_runs_of_one_job_are_removed_and_those_of_others_kept(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from gpu_simulator import BuildError, build_library
 from gpu_simulator.build import find_compiler
 

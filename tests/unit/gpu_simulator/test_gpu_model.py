@@ -6,10 +6,11 @@ import os
 from itertools import pairwise
 
 import pytest
-from gpu_simulator import models, predict, workloads
-from gpu_simulator.library import evaluate, parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gpu_simulator import models, predict, workloads
+from gpu_simulator.library import evaluate, parameters
 
 RANGES = {
     "V100": (100, 250),

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from gpu_simulator import UNTIL_CLEARED, Simulator
 from gpu_simulator.control import main
-
 from tests.support.nvml_client import NvmlClient
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from gpu_simulator import build_library, create_state, environment
 
+from gpu_simulator import build_library, create_state, environment
 from tests.support.nvml_client import NvmlClient
 
 # What exporters, schedulers and training frameworks look up, in each of its versions.

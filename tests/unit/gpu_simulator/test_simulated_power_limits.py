@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from gpu_simulator import Simulator, WritableBy, build_library, create_state
 
+from gpu_simulator import Simulator, WritableBy, build_library, create_state
 from tests.support.nvml_client import NvmlClient
 
 SET = "nvmlDeviceSetPowerManagementLimit(gpu(0), {})"

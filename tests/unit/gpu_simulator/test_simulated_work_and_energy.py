@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gpu_simulator import Simulator, create_state, predict
 
+from gpu_simulator import Simulator, create_state, predict
 from tests.support.eventually import eventually
 from tests.support.nvml_client import NvmlClient
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from gpu_simulator import create_state, environment
 from zeus_operator.local.gpu import (
     GpuChoice,

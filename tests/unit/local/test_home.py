@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from zeus_operator.local.home import Home, HomeError, socket_path
 
 

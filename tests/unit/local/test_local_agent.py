@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.eventually import eventually
 from zeus_operator.local.agent import LocalAgent
 from zeus_operator.local.gpu import GpuChoice, Gpus, choose_gpus
 from zeus_operator.local.home import Home
-
-from tests.support.eventually import eventually
 from zeus_runtime.agent_client import AgentClient, AgentUnavailable
 
 Starter = Callable[..., LocalAgent]

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from zeus_operator.simulate.summary import geometric_mean, regret_ratio
-from zeus_operator.simulate.traces import load_workloads
 
 from benchmarks.optimizer.run import RECURRENCES, disagreements, measure, table
+from zeus_operator.simulate.summary import geometric_mean, regret_ratio
+from zeus_operator.simulate.traces import load_workloads
 
 SEEDS = 24
 

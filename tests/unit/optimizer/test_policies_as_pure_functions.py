@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zeus_operator.optimizer import POLICY_NAMES, policy
-from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
 
 from tests.support.optimizer_histories import ARMS, GPU, HistoryBuilder, SyntheticJob, problem
+from zeus_operator.optimizer import POLICY_NAMES, policy
+from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
 from zeus_runtime.protocol import Outcome
 
 EPOCHS = {16: 6.0, 32: 7.0, 64: 9.0, 128: 14.0, 256: None}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
 from zeus_operator.optimizer import POLICY_NAMES, policy
 from zeus_operator.optimizer.learner import FoldingPolicy, Learner
 from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
@@ -20,7 +21,6 @@ from zeus_operator.simulate.traces import (
     Workload,
     load_workloads,
 )
-
 from zeus_runtime.protocol import Outcome
 
 TRAIN = "dataset,network,batch_size,optimizer,learning_rate,run,target_metric,target_epoch\n"

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from tests.support.optimizer_histories import GPU, HistoryBuilder, SyntheticJob, problem
 from zeus_operator.optimizer.epochs import EpochModel
 from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.structured import StructuredPolicy
 from zeus_operator.optimizer.types import Choice, Situation
-
-from tests.support.optimizer_histories import GPU, HistoryBuilder, SyntheticJob, problem
 from zeus_runtime.protocol import Outcome
 
 POLICY = StructuredPolicy()

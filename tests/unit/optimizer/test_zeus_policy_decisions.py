@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from zeus_operator.optimizer.zeus import Pruning, ZeusPolicy
 
 from tests.support.optimizer_histories import ARMS, after, problem
+from zeus_operator.optimizer.zeus import Pruning, ZeusPolicy
 from zeus_runtime.protocol import Outcome
 
 ROUND_ONE = ((256, 100.0), (128, 80.0), (64, 60.0), (32, None), (512, 200.0))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from tests.support.optimizer_histories import HistoryBuilder, after
 from zeus_operator.optimizer.structured import StructuredPolicy
 from zeus_operator.optimizer.zeus import ZeusPolicy
-
-from tests.support.optimizer_histories import HistoryBuilder, after
 from zeus_runtime.protocol import Outcome
 
 PRUNED = ((256, 100.0), (128, 80.0), (64, None), (512, None), (128, 81.0), (256, 102.0))

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from zeus_operator.classify import RunIdentity, classify
-from zeus_operator.plan_spec import JobPlanSpec
 
 from tests.support.jobs import at, decision, execution_of, spec_document
+from zeus_operator.classify import RunIdentity, classify
+from zeus_operator.plan_spec import JobPlanSpec
 from zeus_runtime.protocol import Outcome, Result
 
 SPEC = JobPlanSpec.from_document(spec_document())

@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from tests.support.jobs import START, apply, result_for
 from zeus_operator.actions import (
     Action,
     CloseAttempt,
@@ -36,8 +38,6 @@ from zeus_operator.records import (
     RecurrenceState,
 )
 from zeus_operator.store.store import Store
-
-from tests.support.jobs import START, apply, result_for
 from zeus_runtime.protocol import LEARNED_FROM, Outcome
 
 pytestmark = pytest.mark.postgres

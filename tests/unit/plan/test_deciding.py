@@ -9,14 +9,14 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.support.jobs import PROFILE, START, at, decision, spec_document
+from tests.support.plan_facts import JOB, attempt, facts, recurrence
 from zeus_operator.optimizer import POLICY_NAMES, policy
 from zeus_operator.optimizer.types import Observation
 from zeus_operator.plan import child_name, decision_for, plan, replay, seed_of
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import ProfileRecord, RecurrenceKind
-
-from tests.support.jobs import PROFILE, START, at, decision, spec_document
-from tests.support.plan_facts import JOB, attempt, facts, recurrence
 from zeus_runtime.protocol import Decision, Outcome
 
 SPEC = JobPlanSpec.from_document(spec_document())

@@ -7,17 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from zeus_operator.actions import (
-    CloseAttempt,
-    CloseRecurrence,
-    CreateRecurrence,
-    DecideAttempt,
-    StartAttempt,
-    StopAttempt,
-    Wait,
-)
-from zeus_operator.optimizer.types import Observation
-from zeus_operator.records import ExecutionRecord, RecurrenceKind, RecurrenceState
 
 from tests.support.jobs import START, at, decision, execution_of
 from tests.support.plan_facts import (
@@ -29,6 +18,17 @@ from tests.support.plan_facts import (
     recurrence,
     request,
 )
+from zeus_operator.actions import (
+    CloseAttempt,
+    CloseRecurrence,
+    CreateRecurrence,
+    DecideAttempt,
+    StartAttempt,
+    StopAttempt,
+    Wait,
+)
+from zeus_operator.optimizer.types import Observation
+from zeus_operator.records import ExecutionRecord, RecurrenceKind, RecurrenceState
 from zeus_runtime.protocol import Outcome, Result
 
 LEARNED, CONTROL = RecurrenceKind.LEARNED, RecurrenceKind.CONTROL

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
+
+from tests.support.histories import GPU_MODEL, Try, job_record, recurrence, store_history
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord
 from zeus_operator.report.model import gather, power_curves
 from zeus_operator.report.page import render
 from zeus_operator.store.store import Store
-
-from tests.support.histories import GPU_MODEL, Try, job_record, recurrence, store_history
 from zeus_runtime.protocol import Outcome
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from tests.support.histories import Try, recurrence
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
 from zeus_operator.report.savings import NO_CONTROL, NO_LEARNED, measure
 from zeus_operator.report.statistics import student_t_quantile
 from zeus_operator.report.words import headline
-
-from tests.support.histories import Try, recurrence
 from zeus_runtime.protocol import Outcome
 
 CONTROL = RecurrenceKind.CONTROL

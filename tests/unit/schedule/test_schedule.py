@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from zeus_operator.plan_spec import ConcurrencyPolicy
 from zeus_operator.schedule import (
     MAX_MISSED_TICKS,

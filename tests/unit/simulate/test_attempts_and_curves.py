@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
+from tests.support.eventually import eventually
+from tests.support.tiny_traces import Scripted, workload
 from zeus_operator.simulate.attempt import Recordings
 from zeus_operator.simulate.curves import curves
 from zeus_operator.simulate.pool import simulate_many
 from zeus_operator.simulate.single_job import simulate_job
 from zeus_operator.simulate.summary import summarize
-
-from tests.support.eventually import eventually
-from tests.support.tiny_traces import Scripted, workload
 from zeus_runtime.protocol import Outcome
 
 MILESTONES = ((1, 0.1), (3, 0.3), (4, 0.5), (7, 0.6))

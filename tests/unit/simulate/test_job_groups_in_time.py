@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+
+from tests.support.tiny_traces import Scripted, workload, write_groups_file
 from zeus_operator.optimizer import POLICY_NAMES, policy
 from zeus_operator.simulate.group_summary import summarize_groups
 from zeus_operator.simulate.groups import GroupRun, JobGroup, load_groups, write_groups
@@ -15,8 +17,6 @@ from zeus_operator.simulate.replay import GroupTask, replay_group
 from zeus_operator.simulate.rows import TraceError
 from zeus_operator.simulate.single_job import simulate_job
 from zeus_operator.simulate.study import Effort, compare_groups
-
-from tests.support.tiny_traces import Scripted, workload, write_groups_file
 from zeus_runtime.protocol import Outcome
 
 

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
-from zeus_operator.simulate.jobs import PAPER_JOBS, load_jobs
-from zeus_operator.simulate.traces import TraceError, datasets, gpus, jobs_of, load_workloads
 
 from tests.support.tiny_traces import JOB, ONE_ARM_POWER, ONE_ARM_TRAIN, write_folder
+from zeus_operator.simulate.jobs import PAPER_JOBS, load_jobs
+from zeus_operator.simulate.traces import TraceError, datasets, gpus, jobs_of, load_workloads
 
 
 def test_a_run_brings_the_hardest_level_of_each_epoch_as_its_milestones(tmp_path: Path) -> None:

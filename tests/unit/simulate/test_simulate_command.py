@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
+
+from tests.support.tiny_traces import JOB, write_folder, write_groups_file, write_noisy_folder
 from zeus_operator.cli.main import main
 from zeus_operator.cli.simulate_progress import SimulationProgress
 from zeus_operator.simulate.output import SUMMARY_FIELDS
-
-from tests.support.tiny_traces import JOB, write_folder, write_groups_file, write_noisy_folder
 
 
 def zeusctl(*arguments: object) -> Result:

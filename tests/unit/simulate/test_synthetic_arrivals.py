@@ -6,6 +6,7 @@ from itertools import pairwise
 from statistics import fmean
 
 import pytest
+
 from zeus_operator.simulate.arrivals import ArrivalProcess, synthetic_groups
 from zeus_operator.simulate.group_summary import arrivals_of
 from zeus_operator.simulate.groups import JobGroup

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.support.eventually import eventually
 from zeus_operator.store import embedded
 from zeus_operator.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from zeus_operator.store.postmaster import Layout, has_exited, running_postmaster
-
-from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.postgres
 

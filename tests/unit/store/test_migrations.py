@@ -13,14 +13,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
-from zeus_operator.store.connection import StoreError, database_url
-from zeus_operator.store.migrate import MIGRATIONS, NEWEST_REVISION, current_revision
-from zeus_operator.store.models import metadata
-from zeus_operator.store.store import Store
 
 from tests.support.eventually import eventually
 from tests.support.jobs import apply
 from tests.support.postgres import TestServer
+from zeus_operator.store.connection import StoreError, database_url
+from zeus_operator.store.migrate import MIGRATIONS, NEWEST_REVISION, current_revision
+from zeus_operator.store.models import metadata
+from zeus_operator.store.store import Store
 
 pytestmark = pytest.mark.postgres
 

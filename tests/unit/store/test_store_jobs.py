@@ -8,14 +8,14 @@ import threading
 
 import pytest
 from sqlalchemy import Connection
+
+from tests.support.eventually import eventually
+from tests.support.jobs import START, apply, at, decision, spec_document
 from zeus_operator.actions import CreateRecurrence, DecideAttempt
 from zeus_operator.records import RecurrenceKind, RecurrenceState
 from zeus_operator.store import steps
 from zeus_operator.store.connection import Database, StoreError, StoreUnavailable, open_engine
 from zeus_operator.store.store import JobBusy, Store
-
-from tests.support.eventually import eventually
-from tests.support.jobs import START, apply, at, decision, spec_document
 from zeus_runtime.protocol import Outcome
 
 pytestmark = pytest.mark.postgres

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
+
+from tests.support.jobs import PROFILE, apply, at, decision, execution_of, result_for
 from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
 from zeus_operator.optimizer.types import Candidate, Problem, Situation
 from zeus_operator.records import (
@@ -17,8 +19,6 @@ from zeus_operator.records import (
     RecurrenceState,
 )
 from zeus_operator.store.store import Store, StoreError
-
-from tests.support.jobs import PROFILE, apply, at, decision, execution_of, result_for
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import Outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alembic import context
+
 from zeus_operator.store.models import metadata
 
 context.configure(

@@ -322,7 +322,7 @@ class Result:
                 _from_mapping(PowerProfilePoint, point, "result.power_profile")
                 for point in raw.get("power_profile", ())
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ProtocolError(f"result: {error}") from None
         return _from_mapping(
             cls, {**raw, "milestones": milestones, "power_profile": points}, "result"
@@ -391,7 +391,7 @@ def decode_result(data: bytes) -> Optional[Result]:
         if int(parts[1], 16) != binascii.crc32(payload):
             return None
         raw = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets nested thousands deep
         return None
     try:
         return Result.from_body(raw) if isinstance(raw, dict) else None

@@ -90,6 +90,16 @@ class Demo:
         (state,) = self.home.glob("simulated/*/gpu.state")
         return Simulator(state)
 
+    @property
+    def limit_watts(self) -> float:
+        """The power limit that holds now."""
+        return self.simulator.power_limit_watts(0)
+
+    @property
+    def default_limit_watts(self) -> float:
+        """The limit that the simulated GPU had before anybody touched it."""
+        return self.simulator.devices()[0].numbers["default_limit_watts"]
+
     def _command(self, seed: int, recurrences: int, control: int) -> list[str]:
         return [
             "make",
@@ -148,8 +158,7 @@ def test_the_demo_learns_measures_what_it_saved_and_goes_on_learning_when_run_ag
     saved = status["savings"]["overall"]["cost"]["saved_fraction"]
     assert saved == pytest.approx(1.0 - learned_mean / control_mean)
     assert "<svg" in demo.report.read_text()
-    limits = {each.uuid: each.default_limit_watts for each in demo.simulator.devices()}
-    assert {uuid: demo.simulator.power_limit_watts(uuid) for uuid in limits} == limits
+    assert demo.limit_watts == demo.default_limit_watts
 
     # The same command again goes on from there.
     demo.make(recurrences=2, control=0)
@@ -185,8 +194,7 @@ def test_a_demo_killed_while_it_trains_goes_on_and_counts_nothing_twice(demo: De
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    default = demo.simulator.devices()[0].default_limit_watts
-    eventually(lambda: demo.simulator.power_limit_watts(0) == default, "the power limit comes back")
+    eventually(lambda: demo.limit_watts == demo.default_limit_watts, "the power limit comes back")
 
     output = demo.make(recurrences=2, control=1)
     history = demo.history()
@@ -196,4 +204,4 @@ def test_a_demo_killed_while_it_trains_goes_on_and_counts_nothing_twice(demo: De
         ("control", 1, "reached"),
     ]
     assert "recurrence 1.1" not in output
-    assert demo.simulator.power_limit_watts(0) == default
+    assert demo.limit_watts == demo.default_limit_watts

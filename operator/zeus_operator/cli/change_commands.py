@@ -35,7 +35,7 @@ def reset(settings: Settings, job: str, yes: bool) -> None:
         store.job_lock(record.id),
     ):
         count = len(store.history(record.id))
-        if not yes and not _confirmed(f"Erase {count} recurrences of {record.key} for good?"):
+        if not yes and not _confirmed(f"Erase {_recurrences(count)} of {record.key} for good?"):
             raise WrongInput("nothing was erased; give --yes to erase without being asked")
         # Files first: once the history is gone, nothing says any more whose they are.
         for uid in store.incarnation_uids(record.id):
@@ -44,7 +44,11 @@ def reset(settings: Settings, job: str, yes: bool) -> None:
     if settings.is_json:
         print_json({"job": record.key, "erased_recurrences": count})
     else:
-        click.echo(f"{record.key}: {count} recurrences erased.")
+        click.echo(f"{record.key}: {_recurrences(count)} erased.")
+
+
+def _recurrences(count: int) -> str:
+    return f"{count} recurrence{'' if count == 1 else 's'}"
 
 
 def _confirmed(question: str) -> bool:

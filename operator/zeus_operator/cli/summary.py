@@ -26,9 +26,11 @@ def _counted(recurrences: Sequence[RecurrenceRecord], noun: str, of: str = "") -
     reached = sum(r.state is RecurrenceState.REACHED for r in recurrences)
     attempts = sum(len(r.attempts) for r in recurrences)
     plural = "" if count == 1 else "s"
+    unfinished = sum(r.state is RecurrenceState.OPEN for r in recurrences)
+    goes_on = f", {unfinished} to go on with when the command is given again" if unfinished else ""
     return (
         f"{count} {noun}{plural}{of}, {reached} reached the target, {attempts} "
-        f"attempt{'' if attempts == 1 else 's'}"
+        f"attempt{'' if attempts == 1 else 's'}{goes_on}"
     )
 
 

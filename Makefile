@@ -44,6 +44,10 @@ demo: setup ## A recurring training job, optimized before your eyes: no cluster,
 	@$(BIN)/zeusctl run examples/digits/zeusjob.yaml --home $(DEMO_HOME) \
 		--gpu simulated --seed $(SEED) --recurrences $(DEMO_RECURRENCES) --control $(DEMO_CONTROL) \
 		--report $(DEMO_REPORT)
+	@echo
+	@echo "Look further:   .venv/bin/zeusctl explain digits --home $(DEMO_HOME)"
+	@echo "                (or status, history, report, replay)"
+	@echo "Start afresh:   make demo-clean"
 
 .PHONY: demo-clean
 demo-clean: ## Forget what the demo has learned

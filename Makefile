@@ -21,7 +21,7 @@ SEED ?= 1
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # ---- Set-up ------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ test-e2e: setup ## The program as its user runs it, on one machine
 	$(PYTEST) tests/e2e
 
 .PHONY: test-cluster cluster cluster-down
-test-cluster cluster cluster-down: ## Not in this release: the operator on Kubernetes comes next
+test-cluster cluster cluster-down: ## Not in this release: Kubernetes comes next
 	@echo "make $@: this release runs on one machine only; there is no cluster part to run yet" >&2
 	@exit 1
 

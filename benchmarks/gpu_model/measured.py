@@ -5,7 +5,7 @@ Two sources, neither kept in this repository:
 * `ZEUS_GPU_PROFILES`: windows of equal work under each power limit, single GPU
   (`<GPU>+<network>+gpu0.csv`): time and energy, batch size not recorded.
 * `ZEUS_TRACES`: `summary_power_<gpu>.csv`, time per epoch and mean power by batch size and
-  power limit.
+  power limit.  Of several folders the first counts: others may borrow its measurements.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def _folder(variable: str) -> Path:
     named = os.environ.get(variable)
     if not named:
         raise MissingMeasurementsError(f"set {variable} to the folder with the measurements")
-    if not Path(named).is_dir():
-        raise MissingMeasurementsError(f"{variable}={named} is no folder")
-    return Path(named)
+    first = Path(named.split(os.pathsep)[0])
+    if not first.is_dir():
+        raise MissingMeasurementsError(f"{variable}: {first} is no folder")
+    return first
 
 
 def windows(gpu: str, workload: str) -> tuple[Window, ...]:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from zeus_operator.optimizer.drift import Cusum
-from zeus_operator.optimizer.gaussian import Array, Belief, QuadraticPrior
+from zeus_operator.optimizer.gaussian import Array, QuadraticPrior
 from zeus_operator.optimizer.parameters import Parameters
 
 Gpu = tuple[str, int]  # model and count
@@ -18,6 +18,7 @@ Gpu = tuple[str, int]  # model and count
 _NOISE_WEIGHT = 4.0  # measurements that the prior of their noise is worth
 _MOST_NOISE = 9.0  # what one measurement may add to the noise, in variances
 _LEAST_DRIFT_SD = 0.05  # moves of less than about this, relative, are no change of the job
+_ALARM = 6.0  # costs hardly vary, so surprises soon mean a change
 
 
 @dataclass
@@ -36,8 +37,9 @@ class _Table:
     arms: dict[int, _Measured] = field(default_factory=dict)
     squares: float = 0.0
     freedom: int = 0
-    cusum: Cusum = field(default_factory=Cusum)
+    cusum: Cusum = field(default_factory=lambda: Cusum(_ALARM))
     surprises: list[tuple[int, float]] = field(default_factory=list)
+    full_power_ratio: float = 1.0  # of the default: at the limit found over at the best one
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,18 @@ class CostBelief:
     """Belief about ln(cost per epoch / unit), and the unit.
 
     Args:
-        unit_log_joules: ln of the unit; None where nothing was measured at all.
+        mean, variance: of each arm, shape (K,).
+        unit_log_joules: ln of the unit, the default's cost per epoch; None where nothing
+            was measured at all.
+        full_power_ratio: the default's cost per epoch at the power limit found over that at
+            its best limit.
         borrowed: the unit comes from another kind of GPU.
     """
 
-    belief: Belief
+    mean: Array
+    variance: Array
     unit_log_joules: float | None
+    full_power_ratio: float = 1.0
     borrowed: bool = False
 
 
@@ -61,14 +69,11 @@ class CostModel:
         self._x = x
         self._default = default
         self._parameters = parameters
+        p = parameters
         self._prior = QuadraticPrior.at(
             x,
-            0.0,
-            parameters.cost_slope,
-            parameters.cost_level_sd,
-            parameters.cost_slope_sd,
-            parameters.cost_curve_sd,
-            parameters.cost_own_sd,
+            (0.0, p.cost_slope, 0.0),
+            (p.cost_level_sd, p.cost_slope_sd, p.cost_curve_sd, p.cost_own_sd),
         )
         self._tables: dict[Gpu, _Table] = {}
         self._last: Gpu | None = None
@@ -83,8 +88,35 @@ class CostModel:
             cost_joules: positive.
             rough: a whole run's mean, profiling included, not an epoch at one limit.
         """
+        self._take_in(gpu, arm, cost_joules, self._parameters.transfer_sd**2 if rough else 0.0)
+
+    def observe_full_power(
+        self, gpu: Gpu, arm: int, full_joules: float, held_joules: float
+    ) -> None:
+        """Take in what an epoch costs at the power limit found and at the one held, above 0."""
+        if arm == self._default:
+            table = self._tables.setdefault(gpu, _Table())
+            table.full_power_ratio = full_joules / held_joules
+            self._beliefs.clear()
+
+    def observe_sweep(self, gpu: Gpu, arm: int, cost_joules: float) -> None:
+        """Take in a cost per epoch of a few steps, scaled to the best limit."""
+        self._take_in(gpu, arm, cost_joules, self._parameters.sweep_sd**2)
+
+    def knows(self, gpu: Gpu) -> bool:
+        """Whether anything was measured on that kind of GPU; an unknown GPU: on any."""
+        return gpu in self._tables if gpu[0] else bool(self._tables)
+
+    def unit_joules(self, gpu: Gpu, arm: int) -> float | None:
+        """Return the default's measured cost per epoch there, or that of `arm`; None: neither."""
+        table = self._tables.get(gpu)
+        if table is None:
+            return None
+        known = table.arms.get(self._default) or table.arms.get(arm)
+        return None if known is None else math.exp(known.mean)
+
+    def _take_in(self, gpu: Gpu, arm: int, cost_joules: float, doubt: float) -> None:
         value = math.log(cost_joules)
-        doubt = self._parameters.transfer_sd**2 if rough else 0.0
         table = self._tables.setdefault(gpu, _Table())
         self._last = gpu
         self._beliefs.clear()
@@ -98,7 +130,8 @@ class CostModel:
         """Return the belief for `gpu`; an unknown GPU is taken for the last one seen."""
         chosen = gpu if gpu[0] else self._last
         if chosen is None or self._last is None:
-            return CostBelief(self._prior.given(*self._nothing()), None)
+            prior = self._prior.given(*self._nothing())
+            return CostBelief(prior.mean, prior.variance, None)
         if chosen not in self._beliefs:
             self._beliefs[chosen] = self._compute(chosen, self._last)
         return self._beliefs[chosen]
@@ -155,11 +188,19 @@ class CostModel:
             if table is not donor:
                 self._carry_over(table, donor, precision, weighted)
         noise = self._noise_variance(donor)
-        for arm, measured in donor.arms.items():
-            weight = 1.0 / (noise / measured.count + measured.doubt)
-            precision[arm] += weight
-            weighted[arm] += weight * (measured.mean - unit)
-        return CostBelief(self._prior.given(precision, weighted), unit, donor is not own)
+        measured = {
+            arm: (each.mean - unit, noise / each.count + each.doubt)
+            for arm, each in donor.arms.items()
+        }
+        for arm, (value, variance) in measured.items():
+            precision[arm] += 1.0 / variance
+            weighted[arm] += value / variance
+        belief = self._prior.given(precision, weighted)
+        mean, spread = belief.mean.copy(), belief.variance.copy()
+        for arm, (value, variance) in measured.items():
+            # What was measured counts as it is; the quadratic only fills in the other arms.
+            mean[arm], spread[arm] = value, variance
+        return CostBelief(mean, spread, unit, donor.full_power_ratio, donor is not own)
 
     def _carry_over(
         self, table: _Table, donor: _Table, precision: list[float], weighted: list[float]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 _CLIP = 4.0
 _SLACK = 1.0
-_ALARM = 6.0
 
 
 class Cusum:
     """Sums of surprises above and below what was expected, in standard deviations.
+
+    Args:
+        alarm: sum at which the job is taken to have changed.
 
     Attributes:
         onset: how many surprises, the last one included, the alarmed sum stands
             for: the change lies there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alarm: float) -> None:
+        self._alarm = alarm
         self.reset()
 
     def reset(self) -> None:
@@ -31,7 +34,7 @@ class Cusum:
             total = max(0.0, self._sums[side] + value - _SLACK)
             self._sums[side] = total
             self._lengths[side] = self._lengths[side] + 1 if total > 0.0 else 0
-            if total >= _ALARM:
+            if total >= self._alarm:
                 self.onset = self._lengths[side]
                 return True
         return False

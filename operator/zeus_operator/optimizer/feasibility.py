@@ -2,56 +2,67 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from zeus_operator.optimizer.gaussian import Array
 from zeus_operator.optimizer.parameters import Parameters
 
-_MOST = 0.98  # no arm is believed to be certain
+_UNKNOWN = 0.95  # of the default, before it ran
+_LEAST, _MOST = 0.01, 0.99  # no arm that never ran is certain, either way
 
 
 class Feasibility:
-    """Successes and failures per arm, and how far they tell of other arms.
+    """On each side of the default there may be a point beyond which no arm reaches the target.
 
-    A success at x speaks fully for the arms between it and the default, a
-    failure for the arms beyond it; both fade with distance elsewhere.
+    Its distance is exponential, a chance of `hazard` per doubling.  An arm that reached
+    the target pushes it outwards; the nearest one that failed holds it, unless that was
+    bad luck.  An arm that has reached the target is judged by its own record.
     """
 
-    def __init__(self, x: Array, parameters: Parameters) -> None:
+    def __init__(self, x: Array, default: int, parameters: Parameters) -> None:
+        self._x = [float(value) for value in x]
+        self._default = default
         self._parameters = parameters
-        # Row: the arm told of; column: the arm that was run.
-        told, run = x[:, None], x[None, :]
-        fading = np.exp(-np.abs(told - run) / parameters.reach)
-        between = (told * run >= 0.0) & (np.abs(told) <= np.abs(run))
-        beyond = (told * run > 0.0) & (np.abs(told) >= np.abs(run))
-        self._success_reach = np.where(between, 1.0, fading)
-        self._failure_reach = np.where(beyond, 1.0, fading)
         self.forget()
 
     def forget(self) -> None:
         """Go back to the prior."""
-        arms = len(self._success_reach)
-        self.successes = np.zeros(arms)
-        self.failures = np.zeros(arms)
-
-    def succeed(self, arm: int) -> None:
-        """Count a run that reached the target."""
-        self.successes[arm] += 1.0
-
-    def fail(self, arm: int, weight: float = 1.0) -> None:
-        """Count a run that did not, by the probability that it never would have."""
-        self.failures[arm] += weight
+        self.successes = [0] * len(self._x)
+        self.failures = [0] * len(self._x)
 
     def probabilities(self) -> list[float]:
         """Return the probability of reaching the target, per arm."""
-        parameters = self._parameters
-        good = parameters.success_weight + self._success_reach @ self.successes
-        bad = parameters.failure_weight + self._failure_reach @ self.failures
-        own = (self.successes + 0.5) / (self.successes + self.failures + 0.5)
-        tried = (self.successes + self.failures) > 0.0
-        pooled = np.minimum(good / (good + bad), _MOST)
-        believed: Array = np.where(tried, np.minimum(pooled, own), pooled)
-        return [float(value) for value in believed]
+        found = [_UNKNOWN] * len(self._x)
+        for side in (-1.0, 1.0):
+            self._judge_side([a for a, x in enumerate(self._x) if x * side > 0.0], found)
+        for arm, (good, bad) in enumerate(zip(self.successes, self.failures, strict=True)):
+            if good:
+                found[arm] = (good + 0.5) / (good + bad + 0.5)
+        default = self._default
+        if not self.successes[default] and self.failures[default]:
+            found[default] = 0.5 / (self.failures[default] + 1)
+        return found
+
+    def _judge_side(self, arms: list[int], found: list[float]) -> None:
+        hazard = self._parameters.hazard
+        reached = max((abs(self._x[a]) for a in arms if self.successes[a]), default=0.0)
+        failed = [
+            a
+            for a in arms
+            if self.failures[a] and not self.successes[a] and abs(self._x[a]) > reached
+        ]
+        nearest = min(failed, key=lambda a: abs(self._x[a]), default=None)
+        for arm in arms:
+            distance = max(0.0, abs(self._x[arm]) - reached)
+            chance = math.exp(-hazard * distance)
+            if nearest is not None:
+                # The point lies before the arm that failed, or that one had bad luck.
+                limit = abs(self._x[nearest]) - reached
+                end = math.exp(-hazard * limit)
+                before = 0.0 if distance >= limit else (chance - end) / (1.0 - end)
+                luck = self._parameters.luck ** self.failures[nearest]
+                chance = luck * chance + (1.0 - luck) * before
+            found[arm] = min(max(chance, _LEAST), _MOST)
 
 
 class Memory:

@@ -1,102 +1,173 @@
-"""Which arm policy `structured` runs next, under which threshold, and why."""
+"""Which arm policy `structured` runs next, under which terms, and why."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from zeus_operator.optimizer import budget
 from zeus_operator.optimizer.gaussian import TENTH, safe_exp
 from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.types import Candidate, Choice, Problem, Situation
-from zeus_operator.optimizer.valuation import Prospect, attempt_cost, improvement
+from zeus_operator.optimizer.valuation import Arm, Trial, cap_epochs, trials
 from zeus_operator.optimizer.words import first_run_sentence, joules, percent, times
+from zeus_runtime.stopping import StopRule
 
-_SAFE_AFTER = 3  # failed attempts of a recurrence after which only reaching the target counts
 _NAME = "structured"
+_ROUNDING = 1e-6  # doublings
+
+MakeRule = Callable[[Arm, "RuleTerms"], StopRule]
+"""Makes the rule that an attempt at an unproven arm is asked by."""
+
+
+@dataclass(frozen=True)
+class RuleTerms:
+    """What a stop rule is to hold to, in units: best known cost, cap, budget; and the horizon."""
+
+    best: float
+    cap: float
+    budget: float
+    horizon: float
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """How every arm on offer looks, costs relative to a unit.
+    """How every arm looks, costs in units.
 
     Args:
-        prospects: ascending by batch size.
+        arms: on offer, ascending by batch size.
+        positions: of all arms, log2(batch size / default), by index.
+        proven_positions: of the arms that have reached the target, offered still or not.
+        default: the arm that stands for doing nothing.
+        full_power_ratio: of the default, see `budget`.
+        budget: what exploring may still cost.
         unit_log_joules: ln of the unit; None: no cost was ever measured.
         borrowed: the unit was measured on another kind of GPU.
+        recurrences: that ended with a model.
     """
 
-    prospects: tuple[Prospect, ...]
+    arms: tuple[Arm, ...]
+    positions: tuple[float, ...]
+    proven_positions: tuple[float, ...]
+    default: Arm
+    full_power_ratio: float
+    budget: float
     unit_log_joules: float | None
     borrowed: bool
+    recurrences: int
 
-    def joules(self, relative: float) -> float | None:
-        """Return a relative cost in joules; None if unknown or beyond sense."""
+    def joules(self, units: float) -> float | None:
+        """Return a cost in joules; None if the unit is unknown or the cost beyond sense."""
         if self.unit_log_joules is None:
             return None
-        value = relative * safe_exp(self.unit_log_joules)
+        value = units * safe_exp(self.unit_log_joules)
         return value if math.isfinite(value) else None
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """The best known arm, and what trying each arm would cost and is worth (by arm index)."""
-
-    best: Prospect
-    cost: dict[int, float]
-    score: dict[int, float]
-
-
-def _rank(fitting: tuple[Prospect, ...], best: Prospect, parameters: Parameters) -> _Ranking:
-    value = best.value
-    cap = parameters.failure_factor * value
-    cost = {p.arm: attempt_cost(p, value, cap) for p in fitting}
-    least = min(cost.values())
-    score = {
-        p.arm: parameters.horizon * p.success_probability * improvement(p, value)
-        - (cost[p.arm] - least)
-        for p in fitting
-    }
-    return _Ranking(best, cost, score)
-
-
 def select(
-    assessment: Assessment, problem: Problem, situation: Situation, parameters: Parameters
+    assessment: Assessment,
+    problem: Problem,
+    situation: Situation,
+    parameters: Parameters,
+    make_rule: MakeRule,
 ) -> Choice:
     """Return the choice for `situation`."""
-    fitting = tuple(p for p in assessment.prospects if p.fits) or assessment.prospects
+    fitting = tuple(a for a in assessment.arms if a.fits) or assessment.arms
     # The default, or the largest that fits where the default does not.
-    default = next((p for p in fitting if p.batch_size == problem.default_batch_size), fitting[-1])
-    proven = [p for p in fitting if p.proven]
-    best = min(proven, key=lambda p: p.value) if proven else default
-    ranking = _rank(fitting, best, parameters)
-    answer = _Answer(assessment, ranking, parameters, situation)
-    untried = [p for p in fitting if p.batch_size not in situation.failed]
+    default = next((a for a in fitting if a.arm == assessment.default.arm), fitting[-1])
+    proven = [a for a in fitting if a.proven]
     if not proven:
-        return _without_experience(answer, default, untried)
-    if len(situation.failed) >= _SAFE_AFTER:
-        surest = max(proven, key=lambda p: (p.runs - p.failures, -ranking.cost[p.arm]))
-        return answer.unlimited(
-            surest,
-            f"Attempt {situation.attempt}: batch size {surest.batch_size} without a cost limit; it "
-            f"has reached the target most reliably ({times(surest.runs)}).",
-        )
-    if situation.failed:
-        safe = [p for p in untried if p.proven] or proven
-        again = min(safe, key=lambda p: ranking.cost[p.arm])
-        failed = ", ".join(str(size) for size in situation.failed)
-        return answer.limited(
-            again,
-            f"Attempt {situation.attempt}, after {failed} did not reach the target: batch size "
-            f"{again.batch_size}, which has reached it, at about {answer.typical(again)}.",
-        )
-    offered = [p for p in fitting if p.proven or not p.in_flight]
-    chosen = max(offered, key=lambda p: ranking.score[p.arm])
-    return answer.limited(chosen, _reason(answer, chosen, best))
+        answer = _Answer(assessment, problem, situation, parameters, make_rule)
+        return _without_experience(answer, fitting, default)
+    best = min(proven, key=lambda a: a.value)
+    incumbent = _incumbent(assessment, default, best, parameters)
+    scores: dict[int, Trial] = {}
+    chosen = incumbent
+    if len(situation.failed) < parameters.explorations:
+        caps = _caps(fitting, best, problem, parameters)
+        tried = _worth_a_look(assessment, situation, fitting, best, caps, parameters)
+        horizon = _horizon(assessment, parameters)
+        found = trials(tried, best.value, [caps[a.arm] for a in tried], horizon)
+        scores = {arm.arm: trial for arm, trial in zip(tried, found, strict=True)}
+        chosen = _explored(assessment, tried, scores) or incumbent
+    answer = _Answer(
+        assessment, problem, situation, parameters, make_rule, best=best, scores=scores
+    )
+    return answer.choose(chosen, incumbent)
 
 
-def _without_experience(answer: _Answer, default: Prospect, untried: list[Prospect]) -> Choice:
+def _incumbent(assessment: Assessment, default: Arm, best: Arm, parameters: Parameters) -> Arm:
+    """Return what runs if nothing is explored: the best known arm, unless it is too unsure.
+
+    As long as it may well be dearer than the default, the budget must have room for that.
+    """
+    if best.arm == default.arm or not default.proven:
+        return best
+    more = budget.pessimistic(best, default, parameters.caution) - budget.default_cost(
+        default, assessment.full_power_ratio
+    )
+    return default if more > max(assessment.budget, 0.0) else best
+
+
+def _horizon(assessment: Assessment, parameters: Parameters) -> float:
+    growing = parameters.horizon + parameters.horizon_growth * assessment.recurrences
+    return min(growing, parameters.horizon_most)
+
+
+def _caps(
+    fitting: tuple[Arm, ...], best: Arm, problem: Problem, parameters: Parameters
+) -> dict[int, int]:
+    return {arm.arm: _cap(arm, best, problem, parameters) for arm in fitting}
+
+
+def _cap(arm: Arm, best: Arm, problem: Problem, parameters: Parameters) -> int:
+    if arm.proven:
+        # Its own spread is known: to cut its long but normal runs would pay for them twice.
+        factor, own = parameters.proven_cap, parameters.proven_sds
+        return cap_epochs(arm, factor * best.value, own, problem.max_epochs)
+    return cap_epochs(arm, parameters.unproven_cap * best.value, None, problem.max_epochs)
+
+
+def _worth_a_look(
+    assessment: Assessment,
+    situation: Situation,
+    fitting: tuple[Arm, ...],
+    best: Arm,
+    caps: dict[int, int],
+    parameters: Parameters,
+) -> list[Arm]:
+    """Return the arms that may be tried now, whatever they promise."""
+    found = []
+    for arm in fitting:
+        if arm.arm == best.arm or arm.batch_size in situation.failed or caps[arm.arm] < 1:
+            continue
+        if not arm.proven:
+            here = assessment.positions[arm.arm]
+            distance = min(abs(here - other) for other in assessment.proven_positions)
+            too_far = distance > parameters.step + _ROUNDING
+            too_soon = situation.recurrence < arm.tried_again_from
+            if arm.in_flight or too_far or too_soon:
+                continue
+        found.append(arm)
+    return found
+
+
+def _explored(assessment: Assessment, tried: list[Arm], scores: dict[int, Trial]) -> Arm | None:
+    """Return the arm whose trial gains most and fits the budget; None: none gains."""
+    chosen, most = None, 0.0
+    for arm in tried:
+        trial = scores[arm.arm]
+        room = max(assessment.budget, 0.0) if arm.proven else assessment.budget
+        if trial.extra <= room and trial.net_gain > most:
+            chosen, most = arm, trial.net_gain
+    return chosen
+
+
+def _without_experience(answer: _Answer, fitting: tuple[Arm, ...], default: Arm) -> Choice:
     """Choose while no arm has reached the target: without a limit, for none would be founded."""
     size = default.batch_size
+    untried = [a for a in fitting if a.batch_size not in answer.situation.failed]
     if default in untried:
         if answer.nothing_known:
             return answer.unlimited(default, first_run_sentence(size))
@@ -107,32 +178,11 @@ def _without_experience(answer: _Answer, default: Prospect, untried: list[Prospe
         return answer.unlimited(
             default, f"Every batch size failed in this recurrence: the default {size} once more."
         )
-    chosen = min(untried, key=lambda p: answer.ranking.cost[p.arm])
+    chosen = max(untried, key=lambda a: a.probability)
     return answer.unlimited(
         chosen,
         f"The default batch size {size} did not reach the target: trying {chosen.batch_size}, "
-        f"{percent(chosen.success_probability)} likely to reach it.",
-    )
-
-
-def _reason(answer: _Answer, chosen: Prospect, best: Prospect) -> str:
-    cost, least = answer.typical(chosen), answer.typical(best)
-    if chosen is best:
-        return (
-            f"Batch size {chosen.batch_size} again: about {cost} after {times(chosen.runs)}, the "
-            "best known; no other promises enough to pay for a try."
-        )
-    if chosen.proven:
-        return (
-            f"Batch size {chosen.batch_size} again: about {cost} after {times(chosen.runs)}, "
-            f"against about {least} at the best known batch size {best.batch_size}; knowing it "
-            "better is worth the difference."
-        )
-    return (
-        f"Trying {chosen.batch_size}: about {cost}{answer.interval(chosen)}, against about {least} "
-        f"at the best known batch size {best.batch_size}; "
-        f"{percent(chosen.success_probability)} likely to reach the target, and the gain of "
-        "learning outweighs the risk."
+        f"{percent(chosen.probability)} likely to reach it.",
     )
 
 
@@ -141,82 +191,146 @@ class _Answer:
     """Makes choices out of arms."""
 
     assessment: Assessment
-    ranking: _Ranking
-    parameters: Parameters
+    problem: Problem
     situation: Situation
+    parameters: Parameters
+    make_rule: MakeRule
+    best: Arm | None = None
+    scores: dict[int, Trial] = field(default_factory=dict)
 
     @property
     def nothing_known(self) -> bool:
         """Whether no run of this job has taught anything yet."""
         return self.assessment.unit_log_joules is None and not any(
-            p.runs or p.failures for p in self.assessment.prospects
+            a.runs or a.failures for a in self.assessment.arms
         )
 
-    def typical(self, prospect: Prospect) -> str:
-        """The typical cost of a run that reaches the target, in words."""
-        return joules(self._quantile(prospect, 0.0))
+    def unlimited(self, arm: Arm, sentence: str) -> Choice:
+        """Choose `arm` without a threshold."""
+        return self._choice(arm, None, None, sentence)
 
-    def interval(self, prospect: Prospect) -> str:
+    def choose(self, chosen: Arm, incumbent: Arm) -> Choice:
+        """Choose `chosen` under the terms that it deserves."""
+        assert self.best is not None
+        failed = self.situation.failed
+        again = chosen.batch_size in failed
+        if again and len(failed) >= self.parameters.explorations:
+            return self.unlimited(
+                chosen,
+                f"Attempt {self.situation.attempt}: batch size {chosen.batch_size} without a cost "
+                f"limit; it has reached the target {self._how_often(chosen)}.",
+            )
+        sentence = self._reason(chosen, incumbent)
+        if self.assessment.borrowed or self.assessment.unit_log_joules is None:
+            return self._choice(chosen, None, None, sentence)  # no joule is known there
+        cap = _cap(chosen, self.best, self.problem, self.parameters) * chosen.epoch_cost
+        budget_now = max(self.assessment.budget, 0.0)
+        if self.problem.bound_every_history and chosen.arm != self.assessment.default.arm:
+            cap = min(cap, budget_now)
+        rule = None
+        if not chosen.proven:
+            terms = RuleTerms(
+                best=self.best.value,
+                cap=cap,
+                budget=self.parameters.run_budget_factor * budget_now,
+                horizon=_horizon(self.assessment, self.parameters),
+            )
+            rule = self.make_rule(chosen, terms)
+        return self._choice(chosen, self.assessment.joules(cap), rule, sentence)
+
+    def _reason(self, chosen: Arm, incumbent: Arm) -> str:
+        best = self.best
+        assert best is not None
+        failed = ", ".join(str(size) for size in self.situation.failed)
+        start = f"Attempt {self.situation.attempt}, after {failed}: " if failed else ""
+        cost, least = self._typical(chosen), self._typical(best)
+        size = chosen.batch_size
+        trial = self.scores.get(chosen.arm)
+        if trial is None or chosen is incumbent:
+            if chosen is best:
+                return (
+                    f"{start}Batch size {size}{'' if failed else ' again'}: about {cost} after "
+                    f"{times(chosen.runs)}, the best known; {self._why_nothing_is_tried()}."
+                )
+            return (
+                f"{start}Batch size {size}, the default: {best.batch_size} looks cheaper (about "
+                f"{least} after {times(best.runs)}, against {cost}), but not yet surely enough "
+                "for what exploring may still cost."
+            )
+        gain = joules(self.assessment.joules(trial.net_gain))
+        if chosen.proven:
+            return (
+                f"{start}Batch size {size} again: about {cost} after {times(chosen.runs)}, against "
+                f"about {least} at the best known batch size {best.batch_size}; knowing it better "
+                f"is worth {gain}."
+            )
+        return (
+            f"{start}Trying {size}: about {cost}{self._interval(chosen)}, against about {least} at "
+            f"the best known batch size {best.batch_size}; {percent(chosen.probability)} likely to "
+            f"reach the target, and expected to pay back {gain} more than it costs."
+        )
+
+    def _why_nothing_is_tried(self) -> str:
+        promising = [t for t in self.scores.values() if t.net_gain > 0.0]
+        if not promising:
+            return "no other promises enough to pay for a try"
+        left = self.assessment.joules(max(self.assessment.budget, 0.0))
+        return f"a try of another would cost more than exploring may still cost ({joules(left)})"
+
+    def _how_often(self, arm: Arm) -> str:
+        return f"in {arm.runs} of {arm.runs + arm.failures} runs"
+
+    def _typical(self, arm: Arm) -> str:
+        """The typical cost of a run that reaches the target, in words."""
+        return joules(self._quantile(arm, 0.0))
+
+    def _interval(self, arm: Arm) -> str:
         """The 80 % range of that cost in brackets; "" where it is unknown."""
-        low, high = self._quantile(prospect, -TENTH), self._quantile(prospect, TENTH)
+        low, high = self._quantile(arm, -TENTH), self._quantile(arm, TENTH)
         if low is None or high is None:
             return ""
         return f" (80 % range {joules(low)} to {joules(high)})"
 
-    def unlimited(self, prospect: Prospect, sentence: str) -> Choice:
-        """Choose `prospect` without a threshold."""
-        return self._choice(prospect, None, sentence)
-
-    def limited(self, prospect: Prospect, sentence: str) -> Choice:
-        """Choose `prospect`; costs borrowed from another kind of GPU found no threshold."""
-        limit = None
-        if not self.assessment.borrowed:
-            limit = self.assessment.joules(self._limit(prospect))
-        return self._choice(prospect, limit, sentence)
-
-    def _limit(self, prospect: Prospect) -> float:
-        parameters = self.parameters
-        limit = parameters.threshold_factor * self.ranking.best.value
-        if prospect.proven:
-            # Its own spread is known: to cut its long but normal runs would pay for them twice.
-            spread = math.sqrt(prospect.log_variance + prospect.run_variance)
-            limit = max(limit, safe_exp(prospect.log_mean + parameters.patience * spread))
-        return limit
-
-    def _choice(self, prospect: Prospect, limit: float | None, sentence: str) -> Choice:
+    def _choice(
+        self, arm: Arm, limit: float | None, rule: StopRule | None, sentence: str
+    ) -> Choice:
         return Choice(
-            batch_size=prospect.batch_size,
+            batch_size=arm.batch_size,
             cost_threshold_joules=limit,
             sentence=sentence,
-            candidates=tuple(self._candidate(p) for p in self.assessment.prospects),
+            candidates=tuple(self._candidate(a) for a in self.assessment.arms),
             policy=_NAME,
+            stop_rule=rule,
         )
 
-    def _candidate(self, prospect: Prospect) -> Candidate:
-        gain = self.ranking.score.get(prospect.arm) if prospect.fits else None
+    def _candidate(self, arm: Arm) -> Candidate:
+        trial = self.scores.get(arm.arm) if arm.fits else None
+        joined = self.assessment.joules
         return Candidate(
-            batch_size=prospect.batch_size,
-            runs=prospect.runs,
-            typical_cost_joules=self._quantile(prospect, 0.0),
-            low_cost_joules=self._quantile(prospect, -TENTH),
-            high_cost_joules=self._quantile(prospect, TENTH),
-            success_probability=prospect.success_probability,
-            net_gain_joules=None if gain is None else self.assessment.joules(gain),
-            note=self._note(prospect),
+            batch_size=arm.batch_size,
+            runs=arm.runs,
+            typical_cost_joules=self._quantile(arm, 0.0),
+            low_cost_joules=self._quantile(arm, -TENTH),
+            high_cost_joules=self._quantile(arm, TENTH),
+            success_probability=arm.probability,
+            net_gain_joules=None if trial is None else joined(trial.net_gain),
+            extra_cost_joules=None if trial is None else joined(trial.extra),
+            note=self._note(arm),
         )
 
-    def _quantile(self, prospect: Prospect, deviations: float) -> float | None:
+    def _quantile(self, arm: Arm, deviations: float) -> float | None:
         """Cost of a run that reaches the target, its own luck included, so far off the median."""
-        spread = math.sqrt(prospect.log_variance + prospect.run_variance)
-        return self.assessment.joules(safe_exp(prospect.log_mean + deviations * spread))
+        variance = arm.log_epochs_variance + arm.log_cost_variance + arm.run_variance
+        centre = arm.log_epochs + arm.log_cost
+        return self.assessment.joules(safe_exp(centre + deviations * math.sqrt(variance)))
 
-    def _note(self, prospect: Prospect) -> str:
+    def _note(self, arm: Arm) -> str:
         notes = []
-        if not prospect.fits:
+        if not arm.fits:
             notes.append("out of memory")
-        if prospect.in_flight:
+        if arm.in_flight:
             notes.append("in flight")
-        if prospect.batch_size in self.situation.failed:
+        if arm.batch_size in self.situation.failed:
             notes.append("failed in this recurrence")
         if self.assessment.borrowed:
             notes.append("cost from another GPU model")

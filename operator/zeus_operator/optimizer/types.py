@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from zeus_runtime.protocol import Outcome
+from zeus_runtime.stopping import StopRule
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,30 @@ class Problem:
         max_epochs: most epochs of one attempt.
         max_attempts: attempts of one recurrence; the last is the default
             batch size without a threshold.
+        exploration_share: what exploring may cost over always running the default, as a
+            share of that; 0.05 is 5 %.
+        bound_every_history: the share holds for what was really spent in each history, not
+            in expectation; it saves less.
     """
 
     batch_sizes: tuple[int, ...]
     default_batch_size: int
     max_epochs: int
     max_attempts: int = 5
+    exploration_share: float = 0.05
+    bound_every_history: bool = False
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """What a few steps at another batch size said of an epoch at it.
+
+    Args:
+        epoch_cost_joules: at the power limit that was found, before any was set.
+    """
+
+    batch_size: int
+    epoch_cost_joules: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,12 @@ class Observation:
         epoch_cost_joules: cost of one epoch at the power limit that was held;
             None if it was not measured.
         milestones: (epoch, metric) each time the best metric improved.
+        full_power_epoch_cost_joules: cost of one epoch at the power limit that was found,
+            before any was set; None if it was not measured.
+        sweep: of other batch sizes, measured within this attempt; what it took is in
+            `cost_joules`.
+        sweep_cost_joules: that part of `cost_joules`.
+        overlapping: another run was under way when this one was decided.
     """
 
     attempt_id: int
@@ -52,6 +77,10 @@ class Observation:
     gpu_model: str = ""
     gpu_count: int = 1
     milestones: tuple[tuple[int, float], ...] = ()
+    full_power_epoch_cost_joules: float | None = None
+    sweep: tuple[SweepPoint, ...] = ()
+    sweep_cost_joules: float = 0.0
+    overlapping: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +119,9 @@ class Candidate:
             other, in one case of ten each; None: unknown.
         success_probability: that the target is reached at all.
         net_gain_joules: what policy `structured` ranks by: what later recurrences are
-            expected to save, less what the attempt costs over the cheapest one.
+            expected to save, less what the attempt costs over the best known arm; None: it
+            was not up for a try.
+        extra_cost_joules: that second part alone.
         drawn_cost_joules: what policy `zeus` ranks by, lower is better: a draw from its
             belief about the mean cost.
         note: one of the policy's own words, e.g. "pruned", "in flight".
@@ -103,19 +134,28 @@ class Candidate:
     high_cost_joules: float | None = None
     success_probability: float | None = None
     net_gain_joules: float | None = None
+    extra_cost_joules: float | None = None
     drawn_cost_joules: float | None = None
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A decision with its reason, as data and as one plain sentence."""
+    """A decision with its reason, as data and as one plain sentence.
+
+    Args:
+        cost_threshold_joules: the attempt ends before the epoch that would pass it.
+        stop_rule: asked after each epoch, besides the threshold; None: nothing else ends it.
+        sweep: batch sizes of which the attempt shall measure a few steps.
+    """
 
     batch_size: int
     cost_threshold_joules: float | None
     sentence: str
     candidates: tuple[Candidate, ...] = ()
     policy: str = ""
+    stop_rule: StopRule | None = None
+    sweep: tuple[int, ...] = ()
 
 
 class Policy(Protocol):

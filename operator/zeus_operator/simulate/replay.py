@@ -108,9 +108,7 @@ class _Replay:
             situation = Situation(recurrence, failed, in_flight, gpu_model=gpu)
             choice = self._learner.choose(situation, self._seed)
             size = choice.batch_size
-            attempt = self._recordings.attempt(
-                size, choice.cost_threshold_joules, profiles=size not in self._profiled
-            )
+            attempt = self._recordings.attempt(choice, profiles=size not in self._profiled)
             self._attempts += 1
             if attempt.epochs > 0:
                 self._running[recurrence] = _Running(row, situation, attempt)

@@ -3,12 +3,15 @@
 Rules: the first run of an arm pays the mean over all power limits for its
 first epoch (profiling), every other epoch costs what the best limit costs.  A
 run may do as many epochs as its threshold pays for at that cost, and at most
-`max_epochs`; where that is none the attempt failed at no cost.  The recurrence
-goes on with another attempt until the target is reached or it is out of them.
+`max_epochs`; where that is none the attempt failed at no cost.  A stop rule is
+asked after each epoch that missed the target.  A throughput sweep costs a
+hundredth of its run for each batch size that it measures.  The recurrence goes
+on with another attempt until the target is reached or it is out of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from zeus_operator.optimizer.learner import FoldingPolicy
@@ -59,6 +62,7 @@ def observation_of(
     attempt: Attempt, attempt_id: int, situation: Situation, recordings: Recordings
 ) -> Observation:
     """Return what a policy learns from an attempt that has ended."""
+    arm = recordings.arm(attempt.batch_size)
     return Observation(
         attempt_id=attempt_id,
         recurrence=situation.recurrence,
@@ -67,9 +71,13 @@ def observation_of(
         outcome=attempt.outcome,
         epochs=attempt.epochs,
         cost_joules=attempt.spent.cost_joules,
-        epoch_cost_joules=recordings.arm(attempt.batch_size).best.cost_joules,
+        epoch_cost_joules=arm.best.cost_joules,
         gpu_model=recordings.workload.gpu,
         milestones=attempt.milestones,
+        full_power_epoch_cost_joules=arm.full_power.cost_joules if attempt.profiled else None,
+        sweep=attempt.sweep,
+        sweep_cost_joules=attempt.sweep_cost_joules,
+        overlapping=bool(situation.in_flight),
     )
 
 
@@ -92,6 +100,29 @@ def simulate_job(
     return history
 
 
+def simulate_changing_job(
+    regimes: Sequence[tuple[int, Workload]],
+    policy: FoldingPolicy,
+    recurrences: int,
+    seed: int,
+    attempts: int = ATTEMPTS,
+) -> History:
+    """Run one job that becomes another one on its way.
+
+    Args:
+        regimes: (first recurrence, workload), ascending, the first from 1 on; all with the
+            same batch sizes and default.
+    """
+    coming = dict(regimes)
+    job = _Job(coming[1], policy, seed, attempts)
+    history = History()
+    for recurrence in range(1, recurrences + 1):
+        if recurrence in coming:
+            job.become(coming[recurrence])
+        job.recur(recurrence, history)
+    return history
+
+
 class _Job:
     def __init__(self, workload: Workload, policy: FoldingPolicy, seed: int, attempts: int) -> None:
         self._learner = policy.begin(problem_of(workload, attempts))
@@ -100,6 +131,9 @@ class _Job:
         self._attempts = attempts
         self._profiled: set[int] = set()
         self._next_id = 1
+
+    def become(self, workload: Workload) -> None:
+        self._recordings.become(workload)
 
     def recur(self, recurrence: int, history: History) -> None:
         cost = energy = seconds = 0.0
@@ -122,12 +156,10 @@ class _Job:
 
     def _try(self, situation: Situation) -> Attempt:
         choice = self._learner.choose(situation, self._seed)
-        size = choice.batch_size
-        attempt = self._recordings.attempt(
-            size, choice.cost_threshold_joules, profiles=size not in self._profiled
-        )
+        profiles = choice.batch_size not in self._profiled
+        attempt = self._recordings.attempt(choice, profiles=profiles)
         if attempt.profiled:
-            self._profiled.add(size)
+            self._profiled.add(choice.batch_size)
         self._learner.observe(observation_of(attempt, self._next_id, situation, self._recordings))
         self._next_id += 1
         return attempt

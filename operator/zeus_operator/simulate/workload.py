@@ -23,6 +23,14 @@ class EpochCost:
             self.cost_joules * factor, self.energy_joules * factor, self.time_seconds * factor
         )
 
+    def plus(self, other: EpochCost) -> EpochCost:
+        """Return both together."""
+        return EpochCost(
+            self.cost_joules + other.cost_joules,
+            self.energy_joules + other.energy_joules,
+            self.time_seconds + other.time_seconds,
+        )
+
 
 @dataclass(frozen=True)
 class TraceArm:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.tiny_traces import Scripted, workload
+from zeus_operator.optimizer.types import Choice
 from zeus_operator.simulate.attempt import Recordings
 from zeus_operator.simulate.curves import curves
 from zeus_operator.simulate.pool import simulate_many
@@ -52,10 +53,12 @@ def test_an_attempt_without_an_epoch_draws_no_recorded_run() -> None:
     noisy = workload(epochs=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
     straight, interrupted = Recordings(noisy, seed=3), Recordings(noisy, seed=3)
 
-    assert interrupted.attempt(64, 9.0, profiles=True).outcome is Outcome.COST_EXCEEDED
-    drawn = [straight.attempt(64, None, profiles=False).epochs for _ in range(8)]
+    assert interrupted.attempt(Choice(64, 9.0, ""), profiles=True).outcome is Outcome.COST_EXCEEDED
+    drawn = [straight.attempt(Choice(64, None, ""), profiles=False).epochs for _ in range(8)]
 
-    assert [interrupted.attempt(64, None, profiles=False).epochs for _ in range(8)] == drawn
+    assert [
+        interrupted.attempt(Choice(64, None, ""), profiles=False).epochs for _ in range(8)
+    ] == drawn
     assert len(set(drawn)) > 1
 
 

@@ -6,14 +6,15 @@ round is the next round's default and only arms that reached the target stay.
 Then Gaussian Thompson sampling over the arms that stayed: prior precision 0,
 reward precision 1 / variance of the arm's own costs (over the last `window`
 of them, 0 for all).  Every run may cost at most `BETA` times the lowest cost
-of a recurrence so far.  While a run of pruning is under way, extra runs take
-the best arm known.
+of a recurrence so far.  While pruning goes on, a run that starts while another
+is under way takes the best arm known: that of the cheapest run that reached
+the target, the default before there is one.
 
 What the published implementation does wrong is kept, so that a comparison is
 with what was published:
 
 * a run stopped before its first epoch is observed with the cost it had, zero
-  in a trace, and so its arm looks like the best one;
+  in a trace, and so its arm looks like the best one to Thompson sampling;
 * the lowest cost never resets: when all costs more than double, every run is
   stopped;
 * costs of stopped runs enter an arm's mean as if they were complete;
@@ -21,13 +22,14 @@ with what was published:
 * two equal costs give an infinite precision: the arm's sample is its mean;
 * the window is per arm, so an arm that is not played never ages;
 * a pruned arm never returns, and OOM is a failure like any other;
-* GPU models are mixed in one arm.
+* GPU models are mixed in one arm;
+* runs that always overlap hold the exploration up for good.
 
-Two places where the published code raises an error end in the default batch
-size instead, because a product must go on: when the first run fails and when
-pruning leaves no arm.  The generator is not the published one: each decision
-draws from a stream named by (seed, recurrence, attempt), so that a decision
-does not depend on how many were drawn before it.
+docs/explanation/zeus-baseline.md lists the rules one by one, each with the
+test that shows it, and where this differs from the published code on purpose.
+The generator is not the published one: each decision draws from a stream named
+by (seed, recurrence, attempt), so that a decision does not depend on how many
+were drawn before it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,6 @@ from zeus_runtime.protocol import Outcome
 
 BETA = 2.0
 PRUNING_ROUNDS = 2
-EXPLORATIONS = 2  # observations an arm needs before Thompson sampling trusts its variance
 
 _STANDARD_NORMAL = NormalDist()
 
@@ -55,6 +56,13 @@ def _variance(values: list[float]) -> float:
     """Population variance; exactly 0 for equal values (`statistics.pvariance` is far slower)."""
     mean = fmean(values)
     return math.fsum((value - mean) ** 2 for value in values) / len(values)
+
+
+def _precedes(run: Observation, exploring: Observation) -> bool:
+    """Whether `run` had ended when `exploring`, which overlapped no other run, started."""
+    return run.recurrence < exploring.recurrence or (
+        run.recurrence == exploring.recurrence and run.attempt < exploring.attempt
+    )
 
 
 class Pruning:
@@ -124,6 +132,7 @@ class ZeusLearner(Learner):
         self._lowest_recurrence_cost = math.inf
         self._lowest_run_cost = math.inf
         self._best_arm = problem.default_batch_size
+        self._ended: list[Observation] = []  # from the last exploring run on, in order
 
     def _learn(self, observation: Observation) -> None:
         arm, cost = observation.batch_size, observation.cost_joules
@@ -131,15 +140,32 @@ class ZeusLearner(Learner):
             return
         reached = observation.outcome is Outcome.REACHED
         self._costs[arm].append(cost)
-        if cost < self._lowest_run_cost:
-            self._lowest_run_cost = cost
-            self._best_arm = arm
         self._recurrence_cost[observation.recurrence] += cost
         if reached:
+            if cost < self._lowest_run_cost:
+                self._lowest_run_cost = cost
+                self._best_arm = arm
             total = self._recurrence_cost.pop(observation.recurrence)
             self._lowest_recurrence_cost = min(self._lowest_recurrence_cost, total)
-        if arm == self._pruning.expecting:
-            self._pruning.report(cost, reached)
+        if self._pruning.expecting is not None:
+            self._follow(observation)
+
+    def _follow(self, observation: Observation) -> None:
+        """Give the exploration its result: the first run of the expected arm to end after it began.
+
+        It begins with a decided run that overlaps no other.  Runs of later recurrences that
+        ended before that one started after it; runs that ended before it began do not count.
+        """
+        self._ended.append(observation)
+        if observation.overlapping:
+            return
+        before = [o for o in self._ended if _precedes(o, observation)]
+        began = self._ended.index(before[-1]) + 1 if before else 0
+        since, self._ended = self._ended[began:], [observation]
+        for run in since:
+            if run.batch_size == self._pruning.expecting:
+                self._pruning.report(run.cost_joules, run.outcome is Outcome.REACHED)
+                return
 
     def _choose(self, situation: Situation, seed: int) -> Choice:
         expecting = self._pruning.expecting
@@ -153,9 +179,9 @@ class ZeusLearner(Learner):
 
     def _explore(self, expecting: int, situation: Situation) -> Choice:
         pruning = self._pruning
-        if expecting in situation.in_flight:
+        if situation.in_flight:
             sentence = (
-                f"A run at batch size {expecting} is being explored: meanwhile the best known "
+                "Another run is under way while batch sizes are explored: the best known "
                 f"batch size {self._best_arm}."
             )
             return self._choice(self._best_arm, sentence, {})
@@ -173,11 +199,6 @@ class ZeusLearner(Learner):
         stream = random.Random(f"zeus/{seed}/{situation.recurrence}/{situation.attempt}")
         survivors = self._pruning.survivors
         windows = {arm: self._costs[arm][-self._window :] for arm in survivors}
-        scarce = [arm for arm in survivors if len(windows[arm]) < EXPLORATIONS]
-        if scarce:
-            arm = scarce[int(stream.random() * len(scarce))]
-            sentence = f"Batch size {arm} has {times(len(windows[arm]))} to judge by: one more."
-            return self._choice(arm, sentence, {})
         samples: dict[int, float] = {}
         for arm in survivors:
             costs = windows[arm]
@@ -228,13 +249,14 @@ class ZeusPolicy(FoldingPolicy):
 
     Args:
         window: costs of an arm that Thompson sampling looks at, latest first; 0 for all.
+            One alone has no spread, so it must be 0 or at least 2.
     """
 
     name = "zeus"
 
     def __init__(self, window: int = 0) -> None:
-        if window < 0:
-            raise ValueError("window must not be negative")
+        if window < 0 or window == 1:
+            raise ValueError(f"window must be 0 (all costs of an arm) or at least 2, not {window}")
         self._window = window
 
     def begin(self, problem: Problem, retired: Iterable[int] = ()) -> ZeusLearner:

@@ -67,8 +67,31 @@ def test_the_threshold_is_twice_the_lowest_cost_of_a_recurrence_with_its_failed_
 def test_while_an_exploration_runs_an_extra_run_takes_the_best_arm_known():
     history = after((256, 100.0), (128, 80.0))
     assert history.choose(ZeusPolicy(), in_flight=(64,)).batch_size == 128
-    assert history.choose(ZeusPolicy(), in_flight=(128,)).batch_size == 64
     assert after().choose(ZeusPolicy(), in_flight=(256,)).batch_size == 256
+
+
+def test_the_exploration_goes_on_only_when_no_other_run_is_under_way():
+    history = after((256, 100.0), (128, 80.0))
+    choice = history.choose(ZeusPolicy(), in_flight=(128,))  # 64 is next, and not in flight
+    assert choice.batch_size == 128
+    assert choice.sentence == (
+        "Another run is under way while batch sizes are explored: the best known batch size 128."
+    )
+    assert history.choose(ZeusPolicy()).batch_size == 64
+
+
+def test_only_a_run_that_reached_the_target_makes_its_arm_the_best_known():
+    history = after((256, 100.0), (128, 80.0)).add(64, 5.0, Outcome.COST_EXCEEDED, 1)
+    assert history.choose(ZeusPolicy(), in_flight=(512,)).batch_size == 128
+
+
+def test_an_extra_run_that_outlasts_its_round_is_no_exploration_of_the_next_one():
+    history = after((256, 100.0), (128, 80.0), (64, None))
+    history.add(512, 900.0, Outcome.MAX_EPOCHS, 50)  # ends round one
+    assert history.choose(ZeusPolicy()).batch_size == 128
+    history.recurrence, history.failed = history.recurrence + 1, ()
+    history.add(128, 85.0, overlapping=True)  # an extra run, decided while 512 was explored
+    assert history.choose(ZeusPolicy()).batch_size == 128
 
 
 def test_results_of_extra_runs_enter_the_history_but_not_the_exploration():
@@ -81,6 +104,12 @@ def test_results_of_extra_runs_enter_the_history_but_not_the_exploration():
 def test_after_pruning_overlapping_runs_are_sampled_like_any_other():
     history = after((256, 100.0), (128, None), (512, None), (256, 120.0))
     assert history.choose(ZeusPolicy(), in_flight=(256,)).batch_size == 256
+
+
+@pytest.mark.parametrize("window", [-1, 1])
+def test_a_window_that_holds_no_spread_is_refused(window):
+    with pytest.raises(ValueError, match="at least 2"):
+        ZeusPolicy(window)
 
 
 def test_when_every_arm_failed_the_default_is_run():

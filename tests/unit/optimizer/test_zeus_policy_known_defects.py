@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.optimizer_histories import HistoryBuilder, after
+from tests.support.optimizer_histories import HistoryBuilder, after, problem
 from zeus_operator.optimizer.structured import StructuredPolicy
 from zeus_operator.optimizer.zeus import ZeusPolicy
 from zeus_runtime.protocol import Outcome
@@ -19,9 +19,13 @@ def mean_cost(history: HistoryBuilder, size: int) -> float | None:
     return next(c.typical_cost_joules for c in candidates if c.batch_size == size)
 
 
-def test_a_run_stopped_before_its_first_epoch_becomes_the_best_arm():
-    history = stopped(after((256, 100.0)), 128, 0.0, 0)
-    assert history.choose(ZeusPolicy(), in_flight=(512,)).batch_size == 128
+def test_a_run_stopped_before_its_first_epoch_makes_its_arm_the_best_one():
+    history = after(*PRUNED)
+    assert {history.choose(ZeusPolicy(), seed=seed).batch_size for seed in range(200)} == {128}
+    stopped(stopped(history, 256, 0.0, 0), 256, 0.0, 0)
+    assert mean_cost(history, 256) == 50.5 < 80.5 == mean_cost(history, 128)
+    picks = [history.choose(ZeusPolicy(), seed=seed).batch_size for seed in range(200)]
+    assert picks.count(256) > 150
 
 
 def test_the_structured_policy_never_takes_such_a_run_for_the_best_arm():
@@ -38,6 +42,15 @@ def test_the_lowest_cost_never_resets():
     for _ in range(30):
         history.add(128, 500.0)  # the job has become six times as dear
     assert history.choose(ZeusPolicy()).cost_threshold_joules == 160.0
+
+
+def test_when_costs_more_than_double_every_try_is_stopped_until_there_are_none_left():
+    history = after(*PRUNED)
+    for _ in range(20):
+        choice = history.choose(ZeusPolicy())
+        assert choice.cost_threshold_joules == 160.0
+        stopped(history, choice.batch_size, 150.0, 1)  # a second epoch would pass it
+    assert history.choose(ZeusPolicy()).cost_threshold_joules is None  # ours: the default, unbound
 
 
 def test_costs_of_stopped_runs_enter_the_mean_as_if_complete():
@@ -86,3 +99,31 @@ def test_gpu_models_are_mixed_in_one_arm():
     history = after(*PRUNED)
     history.add(128, 800.0, gpu_model="slow GPU")
     assert mean_cost(history, 128) == (80.0 + 81.0 + 800.0) / 3
+
+
+def test_out_of_memory_prunes_an_arm_and_all_beyond_it_for_good():
+    history = after((256, 100.0), (128, None)).add(512, 1.0, Outcome.OUT_OF_MEMORY, 0)
+    history.add(256, 101.0)
+    elsewhere = history.situation(gpu_model="larger GPU")
+    notes = {
+        candidate.batch_size: candidate.note
+        for candidate in ZeusPolicy()
+        .choose(problem(), history.observations, elsewhere, seed=0)
+        .candidates
+    }
+    assert notes == {32: "pruned", 64: "pruned", 128: "pruned", 256: "", 512: "pruned"}
+
+
+def test_runs_that_always_overlap_hold_the_exploration_up_for_good():
+    history = after((256, 100.0))
+    for _ in range(50):
+        assert history.choose(ZeusPolicy(), in_flight=(256,)).batch_size == 256
+        history.add(256, 100.0)
+    assert history.choose(ZeusPolicy()).batch_size == 128  # once nothing is under way
+
+
+def test_a_failed_run_of_an_arm_that_stayed_takes_nothing_away_from_it():
+    history = after(*PRUNED)
+    for _ in range(5):
+        history.failure(128, 10.0)
+    assert {history.choose(ZeusPolicy(), seed=seed).batch_size for seed in range(50)} == {128}

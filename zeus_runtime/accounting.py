@@ -9,17 +9,23 @@ from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import EpochUse, Ledger, Phase
 from zeus_runtime.meter import EnergyMeter, Mark
 from zeus_runtime.power_control import PowerControl
+from zeus_runtime.protocol import PowerProfilePoint
 from zeus_runtime.windows import Energy
 
 FINAL_WAIT_SECONDS = 1.0
 PATIENCE_SECONDS = 0.25  # a healthy GPU answers within milliseconds
+FULL_POWER_SHARE = 0.5  # of an epoch's steps: the first few of a process are slow
 
 
 class Accounting:
     """What one run has used so far.
 
-    `energy_joules`, `time_seconds` and `use` (of one epoch) are as of the last `refresh`;
-    energy None: unknown.
+    As of the last `refresh`; energy None: unknown.
+
+    Attributes:
+        use: of one epoch at the limit held.
+        full_power: of one epoch at the limit found, before any was set.
+        sweep: all steps at other batch sizes; they count in the totals alone.
     """
 
     def __init__(self, meter: EnergyMeter) -> None:
@@ -27,6 +33,8 @@ class Accounting:
         self.energy_joules: Optional[float] = None
         self.time_seconds = 0.0
         self.use: Optional[EpochUse] = None
+        self.full_power: Optional[EpochUse] = None
+        self.sweep: Optional[EpochUse] = None
         self._meter = meter
         self._first: Optional[Mark] = None
         self._last: Optional[Mark] = None
@@ -39,6 +47,11 @@ class Accounting:
     def first(self) -> Optional[Mark]:
         """Where the run began."""
         return self._first
+
+    @property
+    def last(self) -> Optional[Mark]:
+        """Where the training part of an epoch last ended, or the run."""
+        return self._last
 
     @property
     def problem(self) -> str:
@@ -61,6 +74,16 @@ class Accounting:
         self._steps = steps
         return mark.time_seconds
 
+    def begin_sweep(self, steps: int) -> None:
+        """What follows are steps at other batch sizes; `steps` of the run's own are done."""
+        self.ledger.begin_phase(self._meter.mark(), steps, Phase.SWEEP)
+
+    def end_sweep(self, steps: int) -> None:
+        """The run's own steps go on."""
+        self.ledger.begin_phase(self._meter.mark(), steps, Phase.TRAINING)
+        # The data loader starts once more here, which is no part of a usual epoch.
+        self.ledger.spoil()
+
     def finish(self, steps: int) -> None:
         """The run ends after `steps`: wait for the energy at this moment to be known."""
         if self._first is None:
@@ -77,6 +100,8 @@ class Accounting:
             return
         mark = self._last if self._final and self._last is not None else self._meter.mark()
         self.use = self._epoch_use(control)
+        self.full_power = self._full_power_use(control)
+        self.sweep = self.ledger.sweep_use()
         self.time_seconds = mark.time_seconds - first.time_seconds
         now = mark.energy if self._final else self._energy_at(mark)
         start = first.energy or first.rough
@@ -105,12 +130,28 @@ class Accounting:
             if use is not None:
                 return use
         best = None if control is None else control.best
-        if control is None or best is None:
+        return None if best is None else self._use_at(best, steps_per_epoch)
+
+    def _full_power_use(self, control: Optional[PowerControl]) -> Optional[EpochUse]:
+        """Return what one epoch takes at the limit found.
+
+        From the steps before any limit was set, if they are enough for those that warm up
+        not to matter; else from the profile, if it holds that limit.
+        """
+        if self._epochs < 1:
             return None
-        seconds = best.seconds_per_step * steps_per_epoch
-        joules: Optional[float] = best.average_power_watts * seconds
-        if not best.whole_cycles:
-            between = self.ledger.between_use(best.power_limit_watts)
+        steps_per_epoch = self._steps / self._epochs
+        if self.ledger.training_steps(None) >= FULL_POWER_SHARE * steps_per_epoch:
+            return self.ledger.epoch_use(None, steps_per_epoch)
+        found = None if control is None else control.found_point
+        return None if found is None else self._use_at(found, steps_per_epoch)
+
+    def _use_at(self, point: PowerProfilePoint, steps_per_epoch: float) -> EpochUse:
+        """Return what one epoch takes at the limit of a point."""
+        seconds = point.seconds_per_step * steps_per_epoch
+        joules: Optional[float] = point.average_power_watts * seconds
+        if not point.whole_cycles:
+            between = self.ledger.between_use(point.power_limit_watts)
             if between is not None:
                 seconds += between.time_seconds
                 joules = (
@@ -127,8 +168,11 @@ class Accounting:
         return cost_joules(self.energy_joules, self.time_seconds, _max_watts(gpu), eta)
 
     def epoch_cost(self, eta: float, gpu: Optional[GpuFacts]) -> Optional[float]:
-        """Return the cost of one epoch at the limit held; None: not known yet."""
-        use = self.use
+        """Return the cost of one epoch at the limit held; None: not known yet.
+
+        Before a limit is held it is that at the limit found.
+        """
+        use = self.use or self.full_power
         if use is None or use.energy_joules is None:
             return None
         return cost_joules(use.energy_joules, use.time_seconds, _max_watts(gpu), eta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Mapping, Optional, Sized, TypeVar
+from typing import Any, Callable, Iterator, Optional, Sized, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 from zeus_runtime import current
 from zeus_runtime.run import EVALUATION_SHARE, TrainingRun
 from zeus_runtime.stop import Ending
+from zeus_runtime.sweep_control import SweepControl
+from zeus_runtime.sweep_loader import samples_of, serve_sweep, training_data
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -70,6 +72,7 @@ class ZeusDataLoader(DataLoader[T_co]):
             on_stop=on_stop,
             gpu_uuid=_torch_gpu_uuid(),
             synchronize=torch.cuda.synchronize if torch.cuda.is_available() else None,
+            data=training_data(self),
         )
 
     @property
@@ -115,13 +118,26 @@ class ZeusDataLoader(DataLoader[T_co]):
 
     def __iter__(self) -> Any:
         """Iterate over batches, counting steps inside of `epochs()`."""
-        batches = super().__iter__()
         if self._run is not None:
-            return self._train(batches, self._run) if self._run.in_epoch else batches
+            return self._batches(self._run) if self._run.in_epoch else super().__iter__()
+        batches = super().__iter__()
         run = current.get()
         if run is None or run.gpu is None or not run.gpu.simulated:
             return batches
         return self._evaluate(batches, run)
+
+    def _batches(self, run: TrainingRun) -> Iterator[T_co]:
+        sweep = run.sweep
+        if sweep is not None and sweep.due:
+            return self._swept(run, sweep)
+        if sweep is not None:
+            sweep.leave()
+        return self._train(super().__iter__(), run)
+
+    def _swept(self, run: TrainingRun, sweep: SweepControl) -> Iterator[T_co]:
+        """A few batches of other sizes first; then those of the epoch, as they would have been."""
+        yield from serve_sweep(self, run, sweep)
+        yield from self._train(super().__iter__(), run)
 
     def _train(self, batches: Iterator[T_co], run: TrainingRun) -> Iterator[T_co]:
         begin, end = run.begin_step, run.end_step
@@ -131,7 +147,7 @@ class ZeusDataLoader(DataLoader[T_co]):
                 end()
         else:
             for batch in batches:
-                begin(_samples(batch, self.batch_size))
+                begin(samples_of(batch, self.batch_size))
                 yield batch
                 end()
         run.end_epoch()
@@ -139,7 +155,7 @@ class ZeusDataLoader(DataLoader[T_co]):
     def _evaluate(self, batches: Iterator[T_co], run: TrainingRun) -> Iterator[T_co]:
         """On a simulated GPU: a forward pass is work, too."""
         for batch in batches:
-            run.begin_work(EVALUATION_SHARE * _samples(batch, self.batch_size))
+            run.begin_work(EVALUATION_SHARE * samples_of(batch, self.batch_size))
             yield batch
             run.finish_work()
 
@@ -176,19 +192,6 @@ def _has_partial_batch(loader: DataLoader[Any]) -> bool:
     if size is None or loader.drop_last or not isinstance(loader.sampler, Sized):
         return False
     return len(loader.sampler) % size != 0
-
-
-def _samples(batch: Any, default: Optional[int]) -> float:
-    """Return how many samples a batch holds: the length of the first tensor in it."""
-    found = batch
-    while not isinstance(found, torch.Tensor):
-        if isinstance(found, Mapping) and found:
-            found = next(iter(found.values()))
-        elif isinstance(found, (list, tuple)) and found:
-            found = found[0]
-        else:
-            return float(default or 1)
-    return float(found.shape[0]) if found.dim() else 1.0
 
 
 def _torch_gpu_uuid() -> Optional[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
 from zeus_runtime.progress import MetricRecord
 from zeus_runtime.protocol import Decision, Outcome
@@ -13,6 +13,10 @@ from zeus_runtime.stopping import CostSoFar, exceeds_threshold
 NO_REPORT = "all epochs are done and report_metric was never called"
 
 
+def _unheard(sentence: str) -> None:
+    """Take a warning that nobody wants."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """The rules of one run.
@@ -20,13 +24,15 @@ class Judge:
     Args:
         decision: None outside a ZeusJob.
         max_epochs: the lesser of the script's and the decision's.
-        applied: whether the decision is what really trains; its cost threshold does not
-            hold for another batch size.
+        applied: whether the decision is what really trains; its cost threshold and stop
+            rule do not hold for another batch size.
+        warn: is told, in one sentence, each time the stop rule can't be asked.
     """
 
     decision: Optional[Decision]
     max_epochs: int
     applied: bool = True
+    warn: Callable[[str], None] = _unheard
 
     def at_report(self, metric: MetricRecord) -> Optional[Ending]:
         """Judge by the metric alone, as soon as it was reported."""
@@ -49,6 +55,7 @@ class Judge:
             self.at_report(metric)
             or self._after_last(metric, epochs)
             or self._by_cost(epochs, so_far)
+            or self._by_rule(metric, so_far)
         )
 
     def _after_last(self, metric: MetricRecord, epochs: int) -> Optional[Ending]:
@@ -71,6 +78,29 @@ class Judge:
         reason = (
             f"after {epochs} epochs at {so_far.cost_joules:.4g} J another one of "
             f"{so_far.next_epoch_joules:.4g} J would exceed the threshold of {threshold:.4g} J"
+        )
+        return Ending(Outcome.COST_EXCEEDED, reason, stops_script=True)
+
+    def _by_rule(self, metric: MetricRecord, so_far: Optional[CostSoFar]) -> Optional[Ending]:
+        decision = self.decision
+        if decision is None or decision.stop_rule is None or not self.applied or so_far is None:
+            return None
+        # That the target was missed is known only of epochs whose metric was reported.
+        epochs = min(so_far.epochs, metric.last_epoch)
+        next_joules = so_far.next_epoch_joules
+        if epochs < 1 or not next_joules > 0.0:
+            return None
+        try:
+            if decision.stop_rule.goes_on(epochs, metric.milestones, next_joules):
+                return None
+        except Exception as error:  # whatever is wrong with it: a rule must not end the training
+            self.warn(f"the stop rule can't be asked ({type(error).__name__}: {error})")
+            return None
+        best = "no metric" if metric.best is None else f"a best metric of {metric.best:.6g}"
+        reason = (
+            f"after {so_far.epochs} epochs at {so_far.cost_joules:.4g} J with {best}, the target "
+            f"{decision.target:g} is too far away for another epoch of {next_joules:.4g} J "
+            "to be expected to pay"
         )
         return Ending(Outcome.COST_EXCEEDED, reason, stops_script=True)
 

@@ -1,8 +1,8 @@
 """Books energy and time of a run by segments of constant power limit.  Pure.
 
 All of a run counts in its total.  The cost of one epoch is told from the segments
-at the limit that is held, so that neither profiling nor a limit restored by
-someone else disturbs what is learned.
+at the limit that is held, so that neither profiling, nor a sweep over batch sizes, nor a
+limit restored by someone else disturbs what is learned.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ class Phase(enum.Enum):
 
     TRAINING = "training"  # steps of an epoch
     BETWEEN = "between"  # evaluation and whatever else follows until the next epoch
+    SWEEP = "sweep"  # steps at other batch sizes than the run's own
 
 
 @dataclass(frozen=True)
 class EpochUse:
-    """What one epoch takes; energy None: unknown."""
+    """What one epoch takes, or another part of a run; energy None: unknown."""
 
     energy_joules: Optional[float]
     time_seconds: float
@@ -130,6 +131,23 @@ class Ledger:
         if joules is not None and between.energy_joules is not None:
             joules += between.energy_joules
         return EpochUse(joules, seconds + between.time_seconds)
+
+    def training_steps(self, limit_watts: Optional[float]) -> int:
+        """Return how many training steps were measured at a limit."""
+        self.settle()
+        training = self._sums.get((Phase.TRAINING, limit_watts))
+        return 0 if training is None else training.steps
+
+    def sweep_use(self) -> Optional[EpochUse]:
+        """Return what all steps at other batch sizes took; None: there were none."""
+        self.settle()
+        sums = [each for (phase, _), each in self._sums.items() if phase is Phase.SWEEP]
+        if not sums:
+            return None
+        seconds = sum(each.seconds for each in sums)
+        known = all(each.watts is not None for each in sums)
+        joules = sum((each.watts or 0.0) * each.seconds for each in sums)
+        return EpochUse(joules if known else None, seconds)
 
     def between_use(self, limit_watts: Optional[float]) -> Optional[EpochUse]:
         """Return what follows one epoch (evaluation) takes; None: none was seen."""

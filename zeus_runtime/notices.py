@@ -30,6 +30,10 @@ class Notices:
         if self._first(kind, sentence):
             self._logger.error("%s", sentence)
 
+    def remark(self, kind: str, sentence: str) -> None:
+        """Keep `sentence` for the note alone: nothing is wrong."""
+        self._first(kind, sentence)
+
     def note(self) -> str:
         """Return all sentences so far, in order, as one text."""
         with self._lock:

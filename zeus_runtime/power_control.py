@@ -17,7 +17,7 @@ from zeus_runtime.agent_background import AgentStatus
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import Ledger, Moment
 from zeus_runtime.notices import Notices
-from zeus_runtime.power_profile import PowerProfile, candidate_limits
+from zeus_runtime.power_profile import SAME_WATTS, PowerProfile, candidate_limits
 from zeus_runtime.protocol import ErrorCode, Lease, PowerProfilePoint
 from zeus_runtime.trial import NEVER, WARM_UP_STEPS, Span, Trial, TrialRules
 
@@ -135,6 +135,7 @@ class PowerControl:
         self._marks: Tuple[Optional[Moment], Optional[Moment]] = (None, None)
         self._span: Optional[Span] = None
         self._lease: Optional[Lease] = None
+        self._found_watts: Optional[float] = None
         self._losses = 0
         self._in_epoch = False
         self._epoch_start_steps = 0
@@ -176,6 +177,15 @@ class PowerControl:
     def best(self) -> Optional[PowerProfilePoint]:
         """The best point so far."""
         return self._profile.best
+
+    @property
+    def found_point(self) -> Optional[PowerProfilePoint]:
+        """The point at the limit that was there before ours; None: it is none of the profile."""
+        found = self._found_watts
+        for point in self.points:
+            if found is not None and abs(point.power_limit_watts - found) <= SAME_WATTS:
+                return point
+        return None
 
     def check_lease(self, steps: int) -> None:
         """See whether the limit changed; call it before a segment of the ledger is closed."""
@@ -240,6 +250,8 @@ class PowerControl:
         before = None if self._lease is None else self._lease.applied_watts
         after = None if lease is None else lease.applied_watts
         self._lease = lease
+        if self._found_watts is None and lease is not None:
+            self._found_watts = lease.previous_watts
         if after != before or lost:
             self._ledger.change_limit(self._meter.mark(now), steps, after)
         self._explain(status)

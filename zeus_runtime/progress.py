@@ -22,12 +22,14 @@ class MetricRecord:
         self._milestones: List[Tuple[int, float]] = []
         self.last: Optional[float] = None
         self.reports = 0
+        self.last_epoch = 0
         self.reached = False
         self.diverged = False
 
     def report(self, epoch: int, value: float) -> None:
         """Take the metric after `epoch` complete epochs.  Not finite: the run has diverged."""
         self.reports += 1
+        self.last_epoch = epoch
         if not math.isfinite(value):
             self.diverged = True
             return

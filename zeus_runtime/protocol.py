@@ -14,8 +14,10 @@ import enum
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+
+from zeus_runtime.stopping import StopRule
 
 PROTOCOL_VERSION = 1
 
@@ -132,6 +134,18 @@ class ProtocolError(ValueError):
     """A message of the contract is malformed; the text says which field and why."""
 
 
+class StopRuleError(ProtocolError):
+    """Only the stop rule of a decision is not understood.
+
+    Attributes:
+        decision: the decision without it, by which a run may train.
+    """
+
+    def __init__(self, message: str, decision: Decision) -> None:
+        super().__init__(message)
+        self.decision = decision
+
+
 T = TypeVar("T")
 
 
@@ -196,6 +210,9 @@ class Decision:
         optimize_power: False keeps the limit found (control runs, Observe).
         profile_gpu_model, profile_driver: what `power_profile` was measured on.
             The runtime profiles anew where they differ from what it finds.
+        stop_rule: asked after each epoch, besides the threshold; None: nothing else ends it.
+        sweep_batch_sizes: global batch sizes of which a few steps are measured in this run,
+            where that pays and fits into memory.
     """
 
     batch_size: int
@@ -212,11 +229,15 @@ class Decision:
     power_profile: Tuple[PowerProfilePoint, ...] = ()
     profile_gpu_model: str = ""
     profile_driver: str = ""
+    stop_rule: Optional[StopRule] = None
+    sweep_batch_sizes: Tuple[int, ...] = ()
     version: int = PROTOCOL_VERSION
 
     def to_json(self) -> str:
         """Return the JSON text, checked against `DECISION_MAX_BYTES`."""
-        text = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        rule = None if self.stop_rule is None else self.stop_rule.to_body()
+        body = {**asdict(replace(self, stop_rule=None)), "stop_rule": rule}
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False)
         if len(text.encode()) > DECISION_MAX_BYTES:
             raise ProtocolError(f"{ENV_DECISION} would be longer than {DECISION_MAX_BYTES} bytes")
         return text
@@ -226,6 +247,7 @@ class Decision:
         """Parse `text`.
 
         Raises:
+            StopRuleError: all but the stop rule is understood.
             ProtocolError: the text is not a decision this version understands.
         """
         try:
@@ -243,9 +265,16 @@ class Decision:
             _from_mapping(PowerProfilePoint, point, f"{ENV_DECISION}.power_profile")
             for point in raw.get("power_profile", ())
         )
+        raw["sweep_batch_sizes"] = tuple(raw.get("sweep_batch_sizes", ()))
+        rule = raw.pop("stop_rule", None)
         decision = _from_mapping(cls, raw, ENV_DECISION)
         MetricMode(decision.metric_mode)  # a wrong mode must fail here, not at the first report
-        return decision
+        if rule is None:
+            return decision
+        try:
+            return replace(decision, stop_rule=StopRule.from_body(rule))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise StopRuleError(f"{ENV_DECISION}.stop_rule: {error}", decision) from None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Optional[Decision]:
@@ -259,6 +288,22 @@ class Decision:
 # --------------------------------------------------------------------------
 
 _MAGIC = "zeus-result/1"
+
+
+@dataclass(frozen=True)
+class SweepMeasurement:
+    """What a few steps at another batch size say of a whole epoch at it.
+
+    At the power limit found, before any was set.  What follows an epoch (evaluation), and
+    whatever else a whole epoch of this run took more than its steps do, is in the figures.
+
+    Args:
+        epoch_joules: None: not known.
+    """
+
+    batch_size: int
+    epoch_seconds: float
+    epoch_joules: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -281,6 +326,12 @@ class Result:
         max_power_watts: largest settable limit summed over the GPUs, for the cost.
         milestones: (epoch, metric) each time the best metric improved.
         power_profile: the points measured or used.
+        full_power_epoch_joules, full_power_epoch_seconds: of one epoch at the power limit
+            that was found, before any was set; None: not measured.
+        sweep: other batch sizes of which a few steps were measured.
+        sweep_joules, sweep_seconds: the part of the totals that these steps took; None:
+            there was none.
+        sweeping: the batch size that a sweep serves right now; None: none is going on.
         note: one sentence for people, e.g. why energy is unknown.
     """
 
@@ -304,6 +355,12 @@ class Result:
     last_metric: Optional[float] = None
     milestones: Tuple[Tuple[int, float], ...] = ()
     power_profile: Tuple[PowerProfilePoint, ...] = ()
+    full_power_epoch_joules: Optional[float] = None
+    full_power_epoch_seconds: Optional[float] = None
+    sweep: Tuple[SweepMeasurement, ...] = ()
+    sweep_joules: Optional[float] = None
+    sweep_seconds: Optional[float] = None
+    sweeping: Optional[int] = None
     note: str = ""
     version: int = PROTOCOL_VERSION
 
@@ -324,9 +381,21 @@ class Result:
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise ProtocolError(f"result: {error}") from None
-        return _from_mapping(
-            cls, {**raw, "milestones": milestones, "power_profile": points}, "result"
+        values = {**raw, "milestones": milestones, "power_profile": points}
+        return _from_mapping(cls, {**values, "sweep": _measurements(raw.get("sweep"))}, "result")
+
+
+def _measurements(raw: Any) -> Tuple[SweepMeasurement, ...]:
+    """Parse a sweep; a malformed one is none, since the run that it was part of still counts."""
+    try:
+        return tuple(
+            _from_mapping(SweepMeasurement, each, "result.sweep")
+            if isinstance(each, Mapping)
+            else SweepMeasurement(*each)  # as `encode_result` shortens it
+            for each in raw or ()
         )
+    except (TypeError, ProtocolError):
+        return ()
 
 
 def _rounded(value: Any) -> Any:
@@ -343,14 +412,15 @@ def _rounded(value: Any) -> Any:
 def encode_result(result: Result, size_bytes: int = RESULT_DEFAULT_BYTES) -> bytes:
     """Return `result` as exactly `size_bytes` bytes: magic, CRC-32, JSON, padding.
 
-    The core is always kept; detail goes first the note, then the power profile,
-    then the older milestones.
+    The core is always kept; detail goes first the note, then the power profile, then the
+    sweep, then the older milestones.
 
     Raises:
         ProtocolError: the core itself does not fit.
     """
     points = [point.to_body() for point in result.power_profile]
-    body: Dict[str, Any] = _rounded({**asdict(result), "power_profile": points})
+    sweep = [(each.batch_size, each.epoch_seconds, each.epoch_joules) for each in result.sweep]
+    body: Dict[str, Any] = _rounded({**asdict(result), "power_profile": points, "sweep": sweep})
     milestones: List[Any] = body["milestones"]
     while True:
         text = json.dumps(
@@ -366,6 +436,8 @@ def encode_result(result: Result, size_bytes: int = RESULT_DEFAULT_BYTES) -> byt
             body["note"] = ""
         elif body["power_profile"]:
             body["power_profile"] = []
+        elif body["sweep"]:
+            body["sweep"] = []
         elif milestones:
             # Every second one goes; the last (the best metric) always stays.
             kept = milestones[::-2][::-1] if len(milestones) > 1 else []

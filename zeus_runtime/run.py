@@ -26,6 +26,7 @@ from zeus_runtime.accounting import Accounting
 from zeus_runtime.agent_link import connect_agent
 from zeus_runtime.gpu import Gpu, GpuFacts, open_gpu
 from zeus_runtime.judge import Judge, why_not_applied
+from zeus_runtime.measured import cost_so_far, measured, say_if_energy_is_lost
 from zeus_runtime.meter import EnergyMeter
 from zeus_runtime.notices import Notices, say
 from zeus_runtime.power_control import PowerControl, Steps
@@ -36,8 +37,9 @@ from zeus_runtime.result_file import ResultFile
 from zeus_runtime.settings import RunSettings, refuse_several_processes
 from zeus_runtime.simulated import SimulatedWork
 from zeus_runtime.stop import Ending, StopTraining, is_out_of_memory
-from zeus_runtime.stopping import CostSoFar
 from zeus_runtime.summary import summary
+from zeus_runtime.sweep import TrainingData
+from zeus_runtime.sweep_control import make_sweep_control
 from zeus_runtime.trial import NEVER
 
 EVALUATION_SHARE = 1.0 / 3.0  # of a training step's work: forward without backward
@@ -63,6 +65,7 @@ class TrainingRun:
             reached; "return" only ends the epochs.
         gpu_uuid: the GPU that torch trains on; None: as CUDA_VISIBLE_DEVICES says.
         synchronize: waits until the GPU is idle; called at the edges of windows only.
+        data: what could be served at other batch sizes (`sweep`); None: nothing.
         environ: the process's environment.
         open_device: opens the GPU.
         clock: monotonic seconds.
@@ -83,6 +86,7 @@ class TrainingRun:
         on_stop: str = "raise",
         gpu_uuid: Optional[str] = None,
         synchronize: Optional[Callable[[], None]] = None,
+        data: Optional[TrainingData] = None,
         environ: Mapping[str, str] = os.environ,
         open_device: Callable[[Mapping[str, str], Optional[str]], Gpu] = open_gpu,
         clock: Callable[[], float] = time.monotonic,
@@ -110,11 +114,26 @@ class TrainingRun:
         self._clock = clock
         mode = MetricMode.MAX if decision is None else MetricMode(decision.metric_mode)
         self._metric = MetricRecord(mode, None if decision is None else decision.target)
-        self._judge = Judge(decision, self.max_epochs, self._check_applied(batch_size))
+        self._judge = Judge(
+            decision, self.max_epochs, self._check_applied(batch_size), self._complain_of_rule
+        )
+        if self.settings.rule_error:
+            self._complain_of_rule(self.settings.rule_error)
         self._file = ResultFile(self.settings.result_path, self.settings.result_bytes, self.notices)
         self._meter = EnergyMeter(lambda: open_device(environ, gpu_uuid), clock=clock)
         self._accounting = Accounting(self._meter)
         self._agent = connect_agent(environ, self.settings, self.notices)
+        self.sweep = make_sweep_control(
+            self,
+            decision,
+            batch_size,
+            data,
+            self._meter,
+            self._accounting,
+            self.notices,
+            synchronize,
+            clock,
+        )
         self._control: Optional[PowerControl] = None
         self._gpu: Optional[Gpu] = None
         self._work: Optional[SimulatedWork] = None
@@ -161,9 +180,10 @@ class TrainingRun:
     def should_stop(self) -> bool:
         """Whether no further epoch should begin.  For between epochs."""
         if self._ending is None:
-            self._ending = self._judge.between_epochs(
-                self._metric, self.epochs, self._cost_so_far()
+            so_far = cost_so_far(
+                self.decision, self.epochs, self._accounting, self.gpu, self.notices
             )
+            self._ending = self._judge.between_epochs(self._metric, self.epochs, so_far)
         return self._ending is not None
 
     # ---- the training loop ----------------------------------------------------------
@@ -192,6 +212,8 @@ class TrainingRun:
         if self._control is not None:
             self._control.check_lease(self.steps)
         now = self._accounting.begin_epoch(self.steps)
+        if self.sweep is not None:
+            self.sweep.on_epoch_begin(now, self.epochs, self._steps_per_epoch or 0)
         self._in_epoch = True
         if self._control is not None:
             self._control.on_epoch_begin(now, self.steps)
@@ -236,6 +258,8 @@ class TrainingRun:
         if self._control is not None:
             self._control.on_epoch_end(now, self.steps)
             self.wake_at = self._control.wake_at
+        if self.sweep is not None:
+            self.sweep.leave()
         self._publish()
 
     def report_metric(self, value: float) -> None:
@@ -285,8 +309,11 @@ class TrainingRun:
     def failed(self, error: Optional[BaseException]) -> None:
         """The script is ending by an exception."""
         if is_out_of_memory(error):
-            self._out_of_memory = True
-            self.notices.error("out-of-memory", "the GPU ran out of memory")
+            serving = None if self.sweep is None else self.sweep.serving
+            # Of the run's own batch size nothing is known by what another one needs.
+            self._out_of_memory = serving in (None, self._batch_size)
+            during = "" if self._out_of_memory else f" while batch size {serving} was measured"
+            self.notices.error("out-of-memory", f"the GPU ran out of memory{during}")
         self.finish()
 
     def supersede(self) -> None:
@@ -329,6 +356,20 @@ class TrainingRun:
             )
             return
         self._work = self._gpu.work
+        if self.sweep is None:
+            self._turn_limit()
+
+    def sweep_is_over(self) -> None:
+        """The power limit, which had to stay as it was found, may change now."""
+        if self._finished or self._gpu is None:
+            return
+        self._turn_limit()
+        if self._in_epoch and self._control is not None:
+            self._control.on_epoch_begin(self._clock(), self.steps)
+            self.wake_at = self._control.wake_at
+
+    def _turn_limit(self) -> None:
+        assert self._gpu is not None
         self._control = make_power_control(
             self._gpu.facts,
             self.decision,
@@ -360,20 +401,13 @@ class TrainingRun:
             self.notices.error("decision", f"{problem}. Nothing is learned from this run")
         return not problem
 
-    def _cost_so_far(self) -> Optional[CostSoFar]:
-        """Return the cost after the last epoch; None: not known, or nobody asks for it."""
-        decision, gpu = self.decision, self.gpu
-        if decision is None or decision.cost_threshold_joules is None or self.epochs < 1:
-            return None
-        total = self._accounting.cost(self._eta, gpu)
-        if total is None:
-            self.notices.warn("threshold", "energy is unknown: the cost threshold is not applied")
-            return None
-        return CostSoFar(self.epochs, total, self._accounting.epoch_cost(self._eta, gpu))
+    def _complain_of_rule(self, problem: str) -> None:
+        self.notices.warn("stop-rule", f"{problem}. Training goes on without it")
 
     def _publish(self) -> Result:
         self._accounting.refresh(self._control)
-        self._say_if_energy_is_lost()
+        if self._gpu is not None:
+            say_if_energy_is_lost(self.epochs, self._accounting, self.notices, self._finished)
         result = self._result()
         if self._superseded:
             return result  # the file is another run's now
@@ -382,23 +416,8 @@ class TrainingRun:
             self._agent.report(result)
         return result
 
-    def _say_if_energy_is_lost(self) -> None:
-        """The GPU was there at first: say once that it no longer answers."""
-        if self._gpu is None or self._accounting.energy_joules is not None:
-            return
-        problem = self._accounting.problem
-        if not problem and not self._finished:
-            return  # it may only be slow to answer
-        self.notices.warn(
-            "energy",
-            f"the GPU could not be read after epoch {self.epochs} "
-            f"({problem or 'it did not answer'}). Energy is unknown while that lasts; training "
-            "goes on",
-        )
-
     def _result(self) -> Result:
         self._sequence += 1
-        gpu, use = self.gpu, self._accounting.use
         outcome = self._judge.outcome(self._ending, out_of_memory=self._out_of_memory)
         return Result(
             job=self.settings.job,
@@ -408,18 +427,9 @@ class TrainingRun:
             outcome=None if outcome is None else outcome.value,
             batch_size=self._batch_size or 0,
             epochs=self.epochs,
-            time_seconds=self._accounting.time_seconds,
-            energy_joules=self._accounting.energy_joules,
-            epoch_energy_joules=None if use is None else use.energy_joules,
-            epoch_time_seconds=None if use is None else use.time_seconds,
-            gpu_model="" if gpu is None else gpu.model,
-            gpu_count=0 if gpu is None else 1,
-            gpu_driver="" if gpu is None else gpu.driver,
-            power_limit_watts=None if self._control is None else self._control.held_watts,
-            max_power_watts=0.0 if gpu is None else gpu.max_limit_watts or 0.0,
             best_metric=self._metric.best,
             last_metric=self._metric.last,
             milestones=self._metric.milestones,
-            power_profile=() if self._control is None else self._control.points,
             note=self.notices.note(),
+            **measured(self._accounting, self.gpu, self._control, self.sweep),
         )

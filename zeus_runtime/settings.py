@@ -23,6 +23,7 @@ from zeus_runtime.protocol import (
     Decision,
     PowerProfilePoint,
     ProtocolError,
+    StopRuleError,
 )
 
 _LEAST = 1e-12  # of what must be above 0
@@ -37,6 +38,7 @@ class RunSettings:
         decision_error: why the decision could not be read; "" if there was none or it could.
         result_path: file that takes the result; None: nobody asked for it.
         result_bytes: constant length of the result.
+        rule_error: why the decision's stop rule alone could not be read; it then has none.
     """
 
     decision: Optional[Decision] = None
@@ -46,6 +48,7 @@ class RunSettings:
     attempt: int = 0
     result_path: Optional[str] = None
     result_bytes: int = RESULT_DEFAULT_BYTES
+    rule_error: str = ""
 
     @property
     def in_job(self) -> bool:
@@ -56,9 +59,12 @@ class RunSettings:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> RunSettings:
         """Read the environment.  Never raises: what is malformed is told in `decision_error`."""
         decision: Optional[Decision] = None
-        error = ""
+        error = rule_error = ""
         try:
-            decision = Decision.from_environment(environ)
+            try:
+                decision = Decision.from_environment(environ)
+            except StopRuleError as problem:
+                decision, rule_error = problem.decision, str(problem)
             if decision is not None:
                 check_decision(decision)
         except (ValueError, TypeError) as problem:
@@ -69,6 +75,7 @@ class RunSettings:
         return cls(
             decision=decision,
             decision_error=error,
+            rule_error=rule_error,
             job=environ.get(ENV_JOB, ""),
             recurrence=environ.get(ENV_RECURRENCE, ""),
             attempt=_whole(environ.get(ENV_ATTEMPT), 0),
@@ -117,6 +124,11 @@ def check_decision(decision: Decision) -> None:
         number("learning_rate", 0.0, math.inf)
     if not isinstance(decision.optimize_power, bool):
         raise ProtocolError(f"{ENV_DECISION}.optimize_power: expected true or false")
+    for size in decision.sweep_batch_sizes:
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**53:
+            raise ProtocolError(
+                f"{ENV_DECISION}.sweep_batch_sizes: expected whole numbers above 0, got {size!r}"
+            )
     for index, point in enumerate(decision.power_profile):
         where = f"{ENV_DECISION}.power_profile[{index}]"
         for name in ("power_limit_watts", "average_power_watts", "seconds_per_step"):

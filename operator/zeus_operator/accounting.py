@@ -15,8 +15,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zeus_operator.classify import RunIdentity, implausible
+from zeus_operator.optimizer.types import SweepPoint
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import DecisionRecord, ExecutionRecord
+from zeus_operator.sweeps import (
+    believable_full_power,
+    believable_sweep,
+    believable_sweep_use,
+    is_positive,
+)
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import PowerProfilePoint, Result
 
@@ -51,6 +58,9 @@ class Lesson:
     gpu_model: str
     gpu_count: int
     milestones: tuple[tuple[int, float], ...]
+    full_power_epoch_cost_joules: float | None = None
+    sweep: tuple[SweepPoint, ...] = ()
+    sweep_cost_joules: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,7 @@ def bill(results: tuple[Result, ...], eta: float) -> Bill:
     )
 
 
-def lesson(execution_result: Result | None, eta: float) -> Lesson | None:
+def lesson(execution_result: Result | None, decision: DecisionRecord, eta: float) -> Lesson | None:
     """Return what the last execution teaches; None where its cost is unknown."""
     if execution_result is None:
         return None
@@ -129,6 +139,15 @@ def lesson(execution_result: Result | None, eta: float) -> Lesson | None:
     cost = _cost(result, eta)
     if cost is None:
         return None
+
+    def cost_of_part(part: tuple[float | None, float] | None) -> float | None:
+        return None if part is None else cost_of(*part, result.max_power_watts, eta)
+
+    sweep = tuple(
+        SweepPoint(each.batch_size, epoch_cost)
+        for each in believable_sweep(result, decision)
+        if (epoch_cost := cost_of_part((each.epoch_joules, each.epoch_seconds))) is not None
+    )
     return Lesson(
         epochs=result.epochs,
         cost_joules=cost,
@@ -139,6 +158,9 @@ def lesson(execution_result: Result | None, eta: float) -> Lesson | None:
         gpu_model=result.gpu_model,
         gpu_count=result.gpu_count,
         milestones=result.milestones,
+        full_power_epoch_cost_joules=cost_of_part(believable_full_power(result)),
+        sweep=sweep,
+        sweep_cost_joules=cost_of_part(believable_sweep_use(result, decision)) or 0.0,
     )
 
 
@@ -148,9 +170,9 @@ def measured_profile(result: Result | None) -> MeasuredProfile | None:
         return None
     if any(
         not (
-            _positive(point.power_limit_watts)
-            and _positive(point.average_power_watts)
-            and _positive(point.seconds_per_step)
+            is_positive(point.power_limit_watts)
+            and is_positive(point.average_power_watts)
+            and is_positive(point.seconds_per_step)
         )
         for point in result.power_profile
     ):
@@ -170,8 +192,3 @@ def _epoch_cost(result: Result, eta: float) -> float | None:
     return cost_of(
         result.epoch_energy_joules, result.epoch_time_seconds, result.max_power_watts, eta
     )
-
-
-def _positive(value: object) -> bool:
-    """Whether `value` is a positive, finite number; it comes from a file anybody may write."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9

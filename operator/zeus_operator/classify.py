@@ -14,6 +14,7 @@ from typing import TypeGuard
 
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import DecisionRecord, ExecutionRecord
+from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import FINAL_BY_RUNTIME, STOP_EXIT_CODE, Outcome, Result
 
 SLACK = 1.05
@@ -77,7 +78,10 @@ def classify(
         return Outcome.PREEMPTED, ended_from_outside
     if result is not None and execution.exit_code == 0:
         return _ended_by_itself(result, spec)
-    return _without_result(execution, "")
+    outcome, detail = _without_result(execution, "")
+    if outcome is Outcome.CRASHED and result is not None and result.sweeping in decision.sweep:
+        detail += f"; it was measuring a few steps of batch size {result.sweeping}"
+    return outcome, detail
 
 
 def implausible(
@@ -145,8 +149,8 @@ def _describe(outcome: Outcome, result: Result, decision: DecisionRecord, spec: 
     epochs = f"{result.epochs} of {spec.max_epochs} epochs"
     best = "no metric" if result.best_metric is None else f"best metric {result.best_metric:g}"
     words = {
-        Outcome.COST_EXCEEDED: f"stopped after {epochs} ({best}): one more would have cost more "
-        f"than {decision.cost_threshold_joules or 0.0:.6g} J",
+        Outcome.COST_EXCEEDED: f"stopped after {epochs} ({best}): "
+        f"{_too_dear(result, decision, spec)}",
         Outcome.MAX_EPOCHS: f"{result.epochs} epochs without reaching {spec.target:g} ({best})",
         Outcome.DIVERGED: f"the metric or loss was not finite after {epochs}",
         Outcome.OUT_OF_MEMORY: f"batch size {decision.batch_size} does not fit into "
@@ -156,6 +160,21 @@ def _describe(outcome: Outcome, result: Result, decision: DecisionRecord, spec: 
         Outcome.NO_TELEMETRY: "nothing that could be measured",
     }[outcome]
     return f"{words}; {result.note}" if result.note else words
+
+
+def _too_dear(result: Result, decision: DecisionRecord, spec: JobPlanSpec) -> str:
+    """Say whether it was the threshold or the stop rule that ended the run."""
+    threshold = decision.cost_threshold_joules
+    at_threshold = f"one more would have cost more than {threshold or 0.0:.6g} J"
+    if decision.stop_rule is None:
+        return at_threshold
+    by_rule = "it was not expected to reach the target at a cost that pays"
+    energies, times = result.epoch_energy_joules, result.epoch_time_seconds
+    if threshold is None or result.energy_joules is None or energies is None or times is None:
+        return by_rule
+    joules, seconds = result.energy_joules + energies, result.time_seconds + times
+    after_one_more = cost_joules(joules, seconds, result.max_power_watts, spec.eta)
+    return at_threshold if after_one_more > threshold else by_rule
 
 
 def _ended_by_itself(result: Result, spec: JobPlanSpec) -> tuple[Outcome, str]:
@@ -310,7 +329,8 @@ def _wrong_claim(result: Result, decision: DecisionRecord, spec: JobPlanSpec) ->
     claimed = _claimed(result)
     if claimed is Outcome.REACHED and not _has_reached(result, spec):
         return f"target {spec.target:g} claimed with best metric {result.best_metric}"
-    if claimed is Outcome.COST_EXCEEDED and decision.cost_threshold_joules is None:
+    ends_for_cost = decision.cost_threshold_joules is not None or decision.stop_rule is not None
+    if claimed is Outcome.COST_EXCEEDED and not ends_for_cost:
         return "stopped at a cost threshold where none was given"
     epochs_seen = [epoch for epoch, _ in result.milestones]
     if any(not 0 <= epoch <= result.epochs + 1 for epoch in epochs_seen):

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from zeus_operator.actions import DecideAttempt
 from zeus_operator.optimizer.types import Choice, Observation, Policy, Situation
-from zeus_operator.plan_spec import JobPlanSpec, Mode
+from zeus_operator.plan_spec import JobPlanSpec, Mode, ThroughputSweep
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
@@ -25,6 +25,7 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RecurrenceState,
 )
+from zeus_operator.sweeps import is_safe, sizes_for
 from zeus_runtime.protocol import Decision
 
 DEFAULT_POLICY = "default"
@@ -42,6 +43,8 @@ def decide(
     situation = situation_of(facts, recurrence, spec)
     seed = seed_of(facts.job.seed, recurrence.kind, recurrence.ordinal, number)
     choice = _choice(facts.observations, recurrence, spec, policy, situation, seed)
+    may_sweep = spec.throughput_sweep is ThroughputSweep.AUTO
+    may_sweep = may_sweep and is_safe(facts, situation.gpu_model)
     decision = DecisionRecord(
         batch_size=choice.batch_size,
         cost_threshold_joules=choice.cost_threshold_joules,
@@ -50,6 +53,8 @@ def decide(
         policy=choice.policy or policy.name,
         sentence=choice.sentence,
         candidates=choice.candidates,
+        stop_rule=choice.stop_rule,
+        sweep=choice.sweep if may_sweep else (),
         optimize_power=not runs_default(recurrence.kind, spec),
         observations_seen=len(facts.observations),
         last_observation_id=facts.observations[-1].attempt_id if facts.observations else None,
@@ -149,7 +154,9 @@ def _choice(
         )
     if situation.attempt >= spec.max_attempts:
         # The policies do this by themselves; that the user gets a model must not hang on it.
-        return replace(choice, batch_size=default, cost_threshold_joules=None)
+        return replace(
+            choice, batch_size=default, cost_threshold_joules=None, stop_rule=None, sweep=()
+        )
     return choice
 
 
@@ -201,6 +208,8 @@ def decision_for(
         power_profile=newest.points if newest is not None and use_profile else (),
         profile_gpu_model=newest.gpu_model if newest is not None and use_profile else "",
         profile_driver=newest.gpu_driver if newest is not None and use_profile else "",
+        stop_rule=decision.stop_rule,
+        sweep_batch_sizes=sizes_for(attempt),
     )
 
 

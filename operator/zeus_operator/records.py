@@ -12,6 +12,7 @@ from typing import Any
 
 from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situation
 from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
+from zeus_runtime.stopping import StopRule
 
 
 class RecurrenceKind(enum.StrEnum):
@@ -95,6 +96,8 @@ class DecisionRecord:
     policy: str
     sentence: str
     candidates: tuple[Candidate, ...] = ()
+    stop_rule: StopRule | None = None  # asked after each epoch, besides the threshold
+    sweep: tuple[int, ...] = ()  # batch sizes of which the run measures a few steps
     optimize_power: bool = True
     observations_seen: int = 0
     last_observation_id: int | None = None  # attempt id of the last observation seen

@@ -156,12 +156,17 @@ def _how(attempt: AttemptRecord) -> str:
         return "No policy decided: this run is the default configuration."
     count = decision.observations_seen
     seen = f"{count} observation{'' if count == 1 else 's'}"
-    limit = (
-        "without a cost threshold"
-        if decision.cost_threshold_joules is None
-        else f"stopped if its cost would pass {units.joules(decision.cost_threshold_joules)}"
-    )
-    return f"Decided by the policy {decision.policy} on {seen}; {limit}."
+    limits = []
+    if decision.cost_threshold_joules is not None:
+        limits.append(f"if its cost would pass {units.joules(decision.cost_threshold_joules)}")
+    if decision.stop_rule is not None:
+        limits.append("once it is not expected to reach the target at a cost that pays")
+    limit = f"stopped {' or '.join(limits)}" if limits else "without a cost threshold"
+    sweep = ""
+    if decision.sweep:
+        sizes = ", ".join(str(size) for size in decision.sweep)
+        sweep = f" It was to measure a few steps of batch sizes {sizes} on the way."
+    return f"Decided by the policy {decision.policy} on {seen}; {limit}.{sweep}"
 
 
 def _ended(attempt: AttemptRecord) -> str:

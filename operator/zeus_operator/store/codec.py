@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situation
+from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situation, SweepPoint
 from zeus_operator.records import DecisionRecord, ProfileRecord
-from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result
+from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result, SweepMeasurement
+from zeus_runtime.stopping import StopRule
 
 _NON_FINITE = {f"float:{value}": value for value in (math.nan, math.inf, -math.inf)}
 _TEXT = "text:"
@@ -80,13 +81,26 @@ def result_from_json(raw: dict[str, Any] | None) -> Result | None:
     values = _known(Result, _from_json(raw))
     values["milestones"] = tuple(tuple(item) for item in values.get("milestones", ()))
     values["power_profile"] = _points(values.get("power_profile", []))
+    values["sweep"] = tuple(
+        SweepMeasurement(**_known(SweepMeasurement, each)) for each in values.get("sweep", ())
+    )
     return Result(**values)
 
 
 def decision_to_json(decision: DecisionRecord) -> dict[str, Any]:
     """Return the decision as JSON values."""
-    document: dict[str, Any] = _to_json(asdict(decision))
+    rule = None if decision.stop_rule is None else decision.stop_rule.to_body()
+    plain = asdict(replace(decision, stop_rule=None))
+    document: dict[str, Any] = _to_json({**plain, "stop_rule": rule})
     return document
+
+
+def _stop_rule(raw: Any) -> StopRule | None:
+    """Return a stop rule; None for one of a newer release: the run is then not stopped by it."""
+    try:
+        return None if raw is None else StopRule.from_body(raw)
+    except (TypeError, ValueError, AttributeError):
+        return None
 
 
 def decision_from_json(raw: dict[str, Any]) -> DecisionRecord:
@@ -95,6 +109,8 @@ def decision_from_json(raw: dict[str, Any]) -> DecisionRecord:
     values["candidates"] = tuple(
         Candidate(**_known(Candidate, candidate)) for candidate in values.get("candidates", ())
     )
+    values["stop_rule"] = _stop_rule(values.get("stop_rule"))
+    values["sweep"] = tuple(values.get("sweep", ()))
     problem, situation = values.get("problem"), values.get("situation")
     if problem is not None:
         problem = _known(Problem, problem)
@@ -125,6 +141,10 @@ def observation_from_row(row: Mapping[str, Any]) -> Observation:
         gpu_model=row["gpu_model"],
         gpu_count=row["gpu_count"],
         milestones=tuple((int(epoch), float(metric)) for epoch, metric in row["milestones"]),
+        full_power_epoch_cost_joules=row["full_power_epoch_cost_joules"],
+        sweep=tuple(SweepPoint(**_known(SweepPoint, point)) for point in row["sweep"]),
+        sweep_cost_joules=row["sweep_cost_joules"],
+        overlapping=row["overlapping"],
     )
 
 

@@ -201,6 +201,11 @@ observations = Table(
     Column("gpu_model", Text, nullable=False),
     Column("gpu_count", Integer, nullable=False),
     Column("milestones", JSON, nullable=False),
+    Column("full_power_epoch_cost_joules", Float),
+    # Defaults, because the release before this one still writes rows without them.
+    Column("sweep", JSON, nullable=False, server_default=text("'[]'")),
+    Column("sweep_cost_joules", Float, nullable=False, server_default="0"),
+    Column("overlapping", Boolean, nullable=False, server_default=text("false")),
     Column("observed_at", DateTime(timezone=True), nullable=False),
     Index("ix_observations_learned_state_id", "learned_state_id"),
 )

@@ -212,7 +212,7 @@ def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -
     # The very object: the last execution may repeat what an earlier one has rightly claimed.
     trusted = last if results and results[-1] is last else None
     detail = action.detail
-    learned = lesson(trusted, spec.eta) if action.learn else None
+    learned = lesson(trusted, attempt.decision, spec.eta) if action.learn else None
     if action.learn and learned is None:
         detail += "; not learned from: its energy or power is unknown"
     if learned is not None:
@@ -266,11 +266,18 @@ def _insert_observation(
             outcome=outcome.value,
             eta=eta,
             generation=job.generation,
+            overlapping=_overlapped(attempt),
             observed_at=now,
             **{**asdict(learned), "milestones": [list(item) for item in learned.milestones]},
         )
         .on_conflict_do_nothing(index_elements=["attempt_id"])
     )
+
+
+def _overlapped(attempt: AttemptRecord) -> bool:
+    """Whether another run of the job was under way when this one was decided."""
+    situation = attempt.decision.situation
+    return situation is not None and bool(situation.in_flight)
 
 
 def _store_profile(

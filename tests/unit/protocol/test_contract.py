@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import binascii
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.stop_rules import RULE
 from zeus_runtime.protocol import (
     DECISION_MAX_BYTES,
     FINAL_BY_RUNTIME,
@@ -23,6 +24,7 @@ from zeus_runtime.protocol import (
     PowerProfilePoint,
     ProtocolError,
     Result,
+    SweepMeasurement,
     decode_result,
     encode_result,
 )
@@ -46,8 +48,14 @@ CORE = Result(
     max_power_watts=716800.0,
     best_metric=0.123456789,
     last_metric=0.123456789,
+    full_power_epoch_joules=1234567.1234567,
+    full_power_epoch_seconds=12345.67891234,
+    sweep_joules=1234567.1234567,
+    sweep_seconds=12345.67891234,
+    sweeping=16_777_216,
 )
 POINTS = tuple(PowerProfilePoint(700.0 - 25.0 * n, 600.123456 - n, 0.123456789) for n in range(21))
+SWEEP = tuple(SweepMeasurement(2**n, 12.3456789 * n, 1234.56789 * n) for n in range(3, 11))
 MILESTONES = tuple((epoch, 0.5 + epoch / 1e4) for epoch in range(1, 400))
 
 
@@ -78,22 +86,56 @@ def test_the_core_of_the_longest_names_and_numbers_keeps_to_its_size() -> None:
     assert len(data.rstrip()) <= RESULT_CORE_MAX_BYTES
 
 
-def test_without_room_the_note_goes_first_then_the_profile_then_the_older_milestones() -> None:
-    full = replace(CORE, note="n" * 300, power_profile=POINTS, milestones=MILESTONES[:30])
+def test_without_room_note_profile_sweep_and_the_older_milestones_go_in_this_order() -> None:
+    full = replace(
+        CORE, note="n" * 300, power_profile=POINTS, sweep=SWEEP, milestones=MILESTONES[:30]
+    )
     sizes = [len(encode_result(replace(full, **each), 8192).rstrip()) for each in (
         {"note": ""},
         {"note": "", "power_profile": ()},
+        {"note": "", "power_profile": (), "sweep": ()},
     )]  # fmt: skip
     without_note = body(encode_result(full, sizes[0] + 1))
     assert "note" not in without_note
     assert "power_profile" in without_note
     without_profile = body(encode_result(full, sizes[1] + 1))
     assert "power_profile" not in without_profile
-    assert len(without_profile["milestones"]) == 30  # type: ignore[arg-type]
+    assert len(without_profile["sweep"]) == len(SWEEP)  # type: ignore[arg-type]
+    without_sweep = body(encode_result(full, sizes[2] + 1))
+    assert "sweep" not in without_sweep
+    assert without_sweep["sweep_joules"] == pytest.approx(CORE.sweep_joules)
+    assert len(without_sweep["milestones"]) == 30  # type: ignore[arg-type]
     least = decode_result(encode_result(replace(full, milestones=MILESTONES), RESULT_MIN_BYTES))
     assert least is not None
     assert least.milestones[-1] == pytest.approx(MILESTONES[-1])  # the best metric always stays
     assert least.job == CORE.job
+
+
+def test_a_sweep_comes_back_in_both_forms_that_it_is_sent_in() -> None:
+    result = replace(CORE, sweep=(SweepMeasurement(8, 1.5, 200.0), SweepMeasurement(32, 0.5)))
+    read = decode_result(encode_result(result))
+    assert read is not None
+    assert read.sweep == result.sweep
+    assert Result.from_body(asdict(result)).sweep == result.sweep  # to the agent
+
+
+@pytest.mark.parametrize(
+    "sweep", [None, 5, "none", [5], [[]], [{}], [{"batch_size": 8}], [[1] * 9]]
+)
+def test_a_malformed_sweep_costs_the_sweep_alone(sweep: object) -> None:
+    payload = json.dumps({"version": 1, "epochs": 4, "sweep": sweep}).encode()
+    read = decode_result(framed(payload))
+    assert read is not None
+    assert (read.epochs, read.sweep) == (4, ())
+
+
+def test_a_result_of_an_older_runtime_has_no_sweep() -> None:
+    new = ("full_power_epoch_joules", "full_power_epoch_seconds", "sweep", "sweep_joules",
+           "sweep_seconds", "sweeping")  # fmt: skip
+    old = {name: value for name, value in asdict(CORE).items() if name not in new}
+    read = Result.from_body(old)
+    assert [getattr(read, name) for name in new] == [None, None, (), None, None, None]
+    assert read.energy_joules == CORE.energy_joules
 
 
 def test_a_core_that_does_not_fit_is_an_error_and_no_half_result() -> None:
@@ -152,8 +194,31 @@ def test_a_decision_comes_back_as_it_was() -> None:
         power_profile=POINTS,
         profile_gpu_model="Tesla V100",
         profile_driver="570",
+        stop_rule=RULE,
+        sweep_batch_sizes=(16, 32, 128),
     )
     assert Decision.from_json(decision.to_json()) == decision
+
+
+def test_a_decision_of_an_older_operator_stops_by_nothing_new_and_sweeps_nothing() -> None:
+    body = json.loads(Decision(8, 0.5, "Max", 3).to_json())
+    for name in ("stop_rule", "sweep_batch_sizes"):
+        del body[name]
+    read = Decision.from_json(json.dumps(body))
+    assert (read.stop_rule, read.sweep_batch_sizes) == (None, ())
+
+
+def test_a_rule_of_many_levels_a_profile_and_many_sizes_fit_into_the_environment() -> None:
+    decision = Decision(
+        batch_size=64,
+        target=0.95,
+        metric_mode="Max",
+        max_epochs=100_000,
+        power_profile=POINTS,
+        stop_rule=replace(RULE, levels=RULE.levels * 50),
+        sweep_batch_sizes=tuple(2**n for n in range(24)),
+    )
+    assert len(decision.to_json()) < DECISION_MAX_BYTES / 2
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def test_a_run_profiles_holds_the_best_limit_and_gives_it_back(lab_with_agent: R
     assert result.epoch_energy_joules is not None
     assert result.epoch_time_seconds is not None
     assert result.epoch_energy_joules * 12 == pytest.approx(result.energy_joules, rel=0.3)
+    # Of the limit found only a few first steps were trained: the profile tells what it costs.
+    (found,) = (p for p in result.power_profile if p.power_limit_watts == ADMIN_CAP_WATTS)
+    assert result.full_power_epoch_seconds is not None
+    assert result.full_power_epoch_joules is not None
+    steps_seconds = 90 * found.seconds_per_step
+    assert steps_seconds * 0.99 <= result.full_power_epoch_seconds < 1.5 * steps_seconds
+    assert result.full_power_epoch_joules > 0.99 * found.average_power_watts * steps_seconds
 
 
 def test_a_profile_handed_over_for_this_gpu_is_used_and_not_measured_again(
@@ -92,6 +99,8 @@ def test_a_control_run_leaves_the_limit_alone_and_is_measured(lab_with_agent: Ru
     assert result.power_limit_watts is None
     assert result.power_profile == ()
     assert result.epoch_energy_joules is not None
+    assert result.full_power_epoch_joules == result.epoch_energy_joules
+    assert result.full_power_epoch_seconds == result.epoch_time_seconds
 
 
 @pytest.mark.parametrize("case", ["no agent", "agent not running", "agent may not set limits"])

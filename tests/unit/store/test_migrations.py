@@ -8,10 +8,12 @@ import threading
 import uuid
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from tests.support.eventually import eventually
@@ -109,6 +111,90 @@ def test_a_schema_of_a_newer_release_is_left_alone(database: str) -> None:
     store.close()
     with engine.connect() as connection:
         assert current_revision(connection) == "9999"
+
+
+def test_rows_of_the_release_before_are_read_whether_older_or_newer_than_the_schema(
+    postgres_server: TestServer,
+) -> None:
+    with postgres_server.database(empty=True) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.begin() as connection:
+            upgrade(connection, "0001")
+            state = add_job(connection)
+            add_observation(connection, state, 1)
+        store = Store.connect(url)  # this release migrates
+        with engine.begin() as connection:
+            add_observation(connection, state, 2)  # and the one before still runs
+            assert current_revision(connection) == NEWEST_REVISION
+        (job,) = store.jobs()
+        observed = store.facts(job.id).observations
+        store.close()
+    assert [(each.recurrence, each.cost_joules) for each in observed] == [(1, 1500.0), (2, 1500.0)]
+    for each in observed:
+        assert (each.sweep, each.sweep_cost_joules) == ((), 0.0)
+        assert each.full_power_epoch_cost_joules is None
+
+
+def upgrade(connection: Connection, revision: str) -> None:
+    """Bring an empty database to the schema of an earlier release."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def add_job(connection: Connection) -> int:
+    """Insert a job as the first release does; return its learned state."""
+    state = connection.execute(
+        text(
+            "INSERT INTO learned_states (namespace, name, created_at) "
+            "VALUES ('default', 'digits', now()) RETURNING id"
+        )
+    ).scalar_one()
+    connection.execute(
+        text(
+            "INSERT INTO jobs (learned_state_id, uid, generation, spec, policy, seed, "
+            "manifest_path, suspended, created_at, resumed_at) VALUES (:state, 'u', 1, '{}', "
+            "'structured', 1, '', false, now(), now())"
+        ),
+        {"state": state},
+    )
+    return int(state)
+
+
+def add_observation(connection: Connection, state: int, ordinal: int) -> None:
+    """Insert a recurrence with its observation as the first release does."""
+    recurrence = connection.execute(
+        text(
+            "INSERT INTO recurrences (learned_state_id, job_id, kind, ordinal, scheduled_time, "
+            "state, created_at) SELECT :state, id, 'learned', :ordinal, now() + :ordinal * "
+            "interval '1 s', 'reached', now() FROM jobs RETURNING id"
+        ),
+        {"state": state, "ordinal": ordinal},
+    ).scalar_one()
+    attempt = connection.execute(
+        text(
+            "INSERT INTO attempts (recurrence_id, number, state, child_name, decision, decided_at) "
+            "VALUES (:recurrence, 1, 'ended', :name, :decision, now()) RETURNING id"
+        ),
+        {
+            "recurrence": recurrence,
+            "name": f"digits-{ordinal}",
+            "decision": '{"batch_size": 64, "cost_threshold_joules": null, "learning_rate": null, '
+            '"seed": 1, "policy": "structured", "sentence": "because"}',
+        },
+    ).scalar_one()
+    connection.execute(
+        text(
+            "INSERT INTO observations (learned_state_id, attempt_id, recurrence, attempt, "
+            "batch_size, outcome, epochs, cost_joules, epoch_cost_joules, energy_joules, "
+            "time_seconds, max_power_watts, eta, generation, gpu_model, gpu_count, milestones, "
+            "observed_at) VALUES (:state, :attempt, :ordinal, 1, 64, 'reached', 4, 1500, 300, "
+            "1000, 8, 250, 0.5, 1, 'V100', 1, '[[1, 0.5]]', now())"
+        ),
+        {"state": state, "attempt": attempt, "ordinal": ordinal},
+    )
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.support.jobs import PROFILE, apply, at, decision, execution_of, result_for
+from tests.support.stop_rules import RULE
 from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
-from zeus_operator.optimizer.types import Candidate, Problem, Situation
+from zeus_operator.optimizer.types import Candidate, Problem, Situation, SweepPoint
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
@@ -18,9 +20,10 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RecurrenceState,
 )
+from zeus_operator.store.codec import decision_from_json, decision_to_json
 from zeus_operator.store.store import Store, StoreError
 from zeus_runtime.cost import cost_joules
-from zeus_runtime.protocol import Outcome
+from zeus_runtime.protocol import Outcome, SweepMeasurement
 
 pytestmark = pytest.mark.postgres
 LEARNED = RecurrenceKind.LEARNED
@@ -99,9 +102,50 @@ def test_a_decision_comes_back_as_it_was_stored(store: Store) -> None:
         situation=Situation(2, (16,), (32,), "V100", 2),
         target=0.9,
         eta=0.5,
+        stop_rule=RULE,
+        sweep=(16, 64),
     )
     stored = store.decide_attempt(DecideAttempt(recurrence.id, 2, "digits-2", whole), at(2))
     assert stored.decision == whole
+
+
+@pytest.mark.parametrize("rule", [{"of": "a newer release"}, [], "soon"], ids=str)
+def test_a_stop_rule_of_another_release_does_not_make_the_history_unreadable(rule: Any) -> None:
+    stored = {**decision_to_json(decision(32, stop_rule=RULE, sweep=(16,))), "stop_rule": rule}
+    assert decision_from_json(stored) == decision(32, sweep=(16,))
+
+
+def test_a_decision_of_an_older_release_has_neither_stop_rule_nor_sweep() -> None:
+    stored = decision_to_json(decision(32))
+    del stored["stop_rule"], stored["sweep"]
+    assert decision_from_json(stored) == decision(32)
+
+
+def test_a_sweep_comes_back_with_its_result_and_is_learned_from(store: Store) -> None:
+    job = apply(store)
+    recurrence = store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1)), at(1))
+    attempt = store.decide_attempt(
+        DecideAttempt(recurrence.id, 1, "digits-1", decision(64, sweep=(16, 32, 128))), at(1)
+    )
+    result = result_for(
+        job,
+        recurrence,
+        attempt,
+        full_power_epoch_joules=250.0,
+        full_power_epoch_seconds=1.5,
+        sweep=(SweepMeasurement(16, 4.0, 600.0), SweepMeasurement(32, 3.0, None)),
+        sweep_joules=20.0,
+        sweep_seconds=0.25,
+        sweeping=None,
+    )
+    stored = store.record_execution(attempt.id, execution_of(result), at(10))
+    assert stored.executions[0].result == result
+    store.close_attempt(CloseAttempt(attempt.id, Outcome.REACHED, "reached", True), at(11))
+    (observation,) = store.facts(job.id).observations
+    assert observation.sweep == (SweepPoint(16, cost_joules(600.0, 4.0, 250.0, 0.5)),)
+    assert observation.sweep_cost_joules == cost_joules(20.0, 0.25, 250.0, 0.5)
+    assert observation.full_power_epoch_cost_joules == cost_joules(250.0, 1.5, 250.0, 0.5)
+    assert observation.cost_joules == cost_joules(1000.0, 8.0, 250.0, 0.5)  # all of it
 
 
 def test_an_older_result_never_replaces_a_newer_one(store: Store) -> None:

@@ -10,5 +10,6 @@ measure() {
   .venv/bin/python "$@" || status=1
 }
 measure benchmarks/optimizer/run.py
+measure -m benchmarks.savings.run
 measure -m benchmarks.gpu_model.fit
 exit $status

@@ -24,6 +24,7 @@ from zeus_operator.actions import (
     Wait,
 )
 from zeus_operator.classify import RunIdentity, classify, is_signal_death
+from zeus_operator.control_share import next_kind
 from zeus_operator.deciding import child_name, decide, decision_for, replay, runs_default, seed_of
 from zeus_operator.optimizer.types import Policy
 from zeus_operator.plan_spec import ConcurrencyPolicy, JobPlanSpec
@@ -256,10 +257,11 @@ def _create(
     """Yield at most one new recurrence: the next one is planned on the facts that it changes."""
     if due.tick is not None and due.verdict in (TickVerdict.START, TickVerdict.SKIP):
         skip = due.verdict is TickVerdict.SKIP
+        kind = RecurrenceKind.LEARNED if skip else next_kind(facts, spec)
         yield CreateRecurrence(
             facts.job.id,
-            RecurrenceKind.LEARNED,
-            0 if skip else _next_ordinal(facts, RecurrenceKind.LEARNED),
+            kind,
+            0 if skip else _next_ordinal(facts, kind),
             due.tick,
             state=RecurrenceState.SKIPPED if skip else RecurrenceState.OPEN,
             reason=_tick_reason(spec, due, skip),
@@ -273,10 +275,12 @@ def _create(
         return
     if any(recurrence.request_id == request.id for recurrence in opened):
         return  # back to back: one after the other
+    asks_for_control = request.kind is RecurrenceKind.CONTROL
+    kind = request.kind if asks_for_control else next_kind(facts, spec)
     yield CreateRecurrence(
         facts.job.id,
-        request.kind,
-        _next_ordinal(facts, request.kind),
+        kind,
+        _next_ordinal(facts, kind),
         _time_of_request(facts, now),
         request_id=request.id,
     )

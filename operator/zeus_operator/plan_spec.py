@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from zeus_operator.optimizer.types import Problem
@@ -27,6 +28,13 @@ class Mode(enum.StrEnum):
     OBSERVE = "Observe"  # the default runs at the power limit found, and is measured
     RECOMMEND = "Recommend"  # as Observe, and the decision says what the policy would do
     OPTIMIZE = "Optimize"
+
+
+class ThroughputSweep(enum.StrEnum):
+    """Whether a run may measure a few steps at other batch sizes."""
+
+    AUTO = "Auto"
+    NEVER = "Never"
 
 
 class LearningRateScaling(enum.StrEnum):
@@ -63,6 +71,7 @@ class JobPlanSpec:
         max_executions: how often one attempt is executed when it is preempted
             again and again; then it ends as preempted.
         pause_after_failures: failed recurrences in a row after which no new one starts.
+        control_fraction: share of the recurrences that are control runs.
     """
 
     target: float
@@ -73,6 +82,7 @@ class JobPlanSpec:
     eta: float = 0.5
     learning_rate: LearningRateRule | None = None
     mode: Mode = Mode.OPTIMIZE
+    throughput_sweep: ThroughputSweep = ThroughputSweep.AUTO
     power_min_percent: float = 1.0
     power_max_percent: float = 100.0
     gpu_product: str = ""
@@ -83,6 +93,7 @@ class JobPlanSpec:
     time_zone: str = "UTC"
     concurrency_policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
     starting_deadline_seconds: float | None = None
+    control_fraction: Fraction = Fraction(0)
 
     @property
     def problem(self) -> Problem:
@@ -139,6 +150,7 @@ class JobPlanSpec:
                 scaling=LearningRateScaling(rate.get("scaling", "SquareRoot")),
             ),
             mode=Mode(spec.get("mode", "Optimize")),
+            throughput_sweep=ThroughputSweep(batch_size.get("throughputSweep", "Auto")),
             power_min_percent=float(power.get("minPercent", 1)),
             power_max_percent=float(power.get("maxPercent", 100)),
             gpu_product=spec.get("gpu", {}).get("product") or "",
@@ -148,6 +160,7 @@ class JobPlanSpec:
             time_zone=spec.get("timeZone") or "UTC",
             concurrency_policy=ConcurrencyPolicy(spec.get("concurrencyPolicy", "Forbid")),
             starting_deadline_seconds=spec.get("startingDeadlineSeconds"),
+            control_fraction=Fraction(spec.get("savings", {}).get("controlFraction", "0")),
         )
 
     def learning_rate_at(self, batch_size: int) -> float | None:

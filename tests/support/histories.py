@@ -47,7 +47,12 @@ SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Try:
-    """One attempt of a synthetic history.  Its cost follows from energy and time at eta 0.5."""
+    """One attempt of a synthetic history.  Its cost follows from energy and time at eta 0.5.
+
+    Args:
+        observations_seen: before it was decided; 0: nothing was known.
+        full_power_epoch: joules and seconds of one epoch at the power limit found.
+    """
 
     batch_size: int
     outcome: Outcome = Outcome.REACHED
@@ -62,6 +67,10 @@ class Try:
     metric_mode: str | None = None
     eta: float | None = None
     default_batch_size: int | None = None
+    policy: str = "structured"
+    cost_threshold_joules: float | None = 4000.0
+    observations_seen: int = 1
+    full_power_epoch: tuple[float, float] | None = None
 
     @property
     def cost_joules(self) -> float | None:
@@ -148,6 +157,8 @@ def _attempt(
         max_power_watts=MAX_POWER_WATTS,
         best_metric=0.971,
         power_profile=profile(source.batch_size) if kind is RecurrenceKind.LEARNED else (),
+        full_power_epoch_joules=source.full_power_epoch and source.full_power_epoch[0],
+        full_power_epoch_seconds=source.full_power_epoch and source.full_power_epoch[1],
     )
     return AttemptRecord(
         id=100 * recurrence_id + number,
@@ -157,15 +168,16 @@ def _attempt(
         child_name=f"digits-{recurrence_id}-{number}",
         decision=DecisionRecord(
             batch_size=source.batch_size,
-            cost_threshold_joules=4000.0,
+            cost_threshold_joules=source.cost_threshold_joules,
             learning_rate=None,
             seed=number,
-            policy="structured",
+            policy=source.policy,
             sentence=source.sentence,
             candidates=(
                 Candidate(batch_size=128, runs=2, typical_cost_joules=1900.0),
                 Candidate(batch_size=256, runs=1, typical_cost_joules=2100.0),
             ),
+            observations_seen=source.observations_seen,
             target=source.target,
             metric_mode=source.metric_mode,
             eta=source.eta,

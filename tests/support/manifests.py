@@ -93,6 +93,16 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
         "spec.objective.metric.target",
         'quote it: "0.97"',
     ),
+    "too large a share of control runs": (
+        with_spec('savings: {controlFraction: "0.6"}'),
+        "spec.savings.controlFraction",
+        'must be from "0" to "0.5"',
+    ),
+    "a share of control runs without quotes": (
+        with_spec("savings: {controlFraction: 0.1}"),
+        "spec.savings.controlFraction",
+        'quote it: "0.1"',
+    ),
     "energy preference out of range": (
         changed('"0.5"', '"1.5"'),
         "spec.objective.energyPreference",

@@ -24,6 +24,7 @@ from zeus_operator.api.fields import (
     Decimal,
     Fraction,
     Labels,
+    UpToAHalf,
 )
 from zeus_runtime.protocol import MetricMode
 
@@ -53,6 +54,13 @@ class Scaling(enum.StrEnum):
     NONE = "None"
     SQUARE_ROOT = "SquareRoot"
     LINEAR = "Linear"
+
+
+class ThroughputSweep(enum.StrEnum):
+    """Whether a run may measure a few steps at other batch sizes."""
+
+    AUTO = "Auto"
+    NEVER = "Never"
 
 
 class PolicyName(enum.StrEnum):
@@ -156,6 +164,15 @@ class BatchSize(ApiModel):
         default=None,
         description="If given, the run finds its learning rate in ZEUS_LEARNING_RATE.",
     )
+    throughput_sweep: ThroughputSweep = Field(
+        default=ThroughputSweep.AUTO,
+        description=(
+            "Auto: where a run's second epoch begins, it may train a handful of steps at each of "
+            "the other choices, on its own data and at its own learning rate, to learn what an "
+            "epoch at them costs; once per GPU model, and only where that takes a small share of "
+            "an epoch. Never: every step has the batch size of the run."
+        ),
+    )
 
 
 class Power(ApiModel):
@@ -209,6 +226,22 @@ class Retry(ApiModel):
         ge=1,
         le=100,
         description="After so many failed recurrences in a row no new one starts.",
+    )
+
+
+class Savings(ApiModel):
+    """How what the job saves is measured."""
+
+    control_fraction: UpToAHalf = Field(
+        default="0",
+        description=(
+            'Share of the recurrences that are control runs, a quoted decimal from "0" to "0.5": '
+            "they take the default batch size at the power limit found, so that what is saved "
+            "against it is known better. A control run delivers a model and saves nothing, so a "
+            'share of "0.05" gives up 5 % of the savings. They are spread evenly over the '
+            "recurrences, on the schedule or back to back, and the first is never one. In the "
+            "modes Observe and Recommend the default runs anyway, and it changes nothing."
+        ),
     )
 
 
@@ -338,6 +371,7 @@ class ZeusJobSpec(ApiModel):
         ),
     )
     retry: Retry = Field(default_factory=Retry, description="Attempts of a recurrence.")
+    savings: Savings = Field(default_factory=Savings, description="How savings are measured.")
     workload: Workload = Field(description="The workload that each run executes.")
 
 

@@ -42,6 +42,7 @@ def status_view(state: JobState) -> dict[str, Any]:
         **job_view(state.job),
         "paused": state.paused,
         "mode": state.job.spec.get("mode", "Optimize"),
+        "control_fraction": _control_fraction(state.job),
         "recurrences": counts(state.recurrences),
         "open": [recurrence_view(r) for r in state.open],
         "requests": [
@@ -57,7 +58,7 @@ def status_table(states: Sequence[JobState]) -> list[str]:
     rows = []
     for state in states:
         seen = counts(state.recurrences)
-        cost = measure(state.recurrences).overall.cost
+        overall = measure(state.recurrences).overall
         rows.append(
             (
                 state.job.key,
@@ -66,7 +67,7 @@ def status_table(states: Sequence[JobState]) -> list[str]:
                 str(seen["reached"]),
                 str(seen["failed"]),
                 str(len(state.open)),
-                saving_words(cost),
+                saving_words(overall),
             )
         )
     header = ("job", "policy", "mode", "reached", "failed", "open", "cost saved")
@@ -84,6 +85,9 @@ def status_lines(state: JobState) -> list[str]:
         ("recurrences", f"{seen['reached']} reached the target, {seen['failed']} failed"),
         ("default runs", str(seen["control"])),
     ]
+    share = _control_fraction(job)
+    if float(share):
+        rows.append(("control share", f"{share} of the recurrences run the default"))
     rows += [("open", _open(r)) for r in state.open]
     rows += [
         ("asked for", f"{r.recurrences} {r.kind.value} recurrences, {r.finished} are done")
@@ -95,6 +99,10 @@ def status_lines(state: JobState) -> list[str]:
         rows.append(("paused", state.paused))
     rows.append(("savings", headline(measure(state.recurrences))))
     return pairs(rows)
+
+
+def _control_fraction(job: JobRecord) -> str:
+    return str(job.spec.get("savings", {}).get("controlFraction", "0"))
 
 
 def _open(recurrence: RecurrenceRecord) -> str:

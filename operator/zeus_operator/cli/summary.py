@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from zeus_operator.cli.tables import table
 from zeus_operator.records import RecurrenceRecord, RecurrenceState
 from zeus_operator.report import units
-from zeus_operator.report.savings import Comparison, Estimate, Saving, Savings
+from zeus_operator.report.estimate import Estimate
+from zeus_operator.report.savings import Comparison, Saving, Savings
 from zeus_operator.report.words import headline, interval_words
 
 
@@ -42,11 +43,13 @@ def savings_lines(savings: Savings) -> list[str]:
         default = (overall.cost, overall.energy, overall.time)
         rows.append(
             _means(
-                f"default configuration ({overall.cost.control.recurrences})",
-                [s.control if s else None for s in default],
+                f"default configuration ({overall.cost.default.runs})",
+                [s.default if s else None for s in default],
             )
         )
     rows += _side("learned, all", overall)
+    if savings.control:
+        rows += _side("control runs included", savings.with_control)
     rows += _side("learned, last third", savings.converged)
     lines = []
     if rows:

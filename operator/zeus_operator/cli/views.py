@@ -28,7 +28,7 @@ from zeus_operator.report.savings import (
     recurrence_energy_joules,
     recurrence_time_seconds,
 )
-from zeus_operator.report.words import headline
+from zeus_operator.report.words import headline, why_not_known
 from zeus_runtime.protocol import Result
 
 
@@ -126,10 +126,13 @@ def recurrence_view(recurrence: RecurrenceRecord, *, attempts: bool = True) -> d
 
 
 def savings_view(savings: Savings) -> dict[str, Any]:
-    """Return savings as fractions: 0.25 is a quarter saved."""
+    """Return savings as fractions, 0.25 is a quarter saved; null with why it is not known yet."""
 
     def comparison(value: Comparison) -> dict[str, Any]:
-        view: dict[str, Any] = {"recurrences": value.recurrences}
+        view: dict[str, Any] = {
+            "recurrences": value.recurrences,
+            "not_known": why_not_known(value),
+        }
         for name, saving in (("cost", value.cost), ("energy", value.energy), ("time", value.time)):
             unit = "seconds" if name == "time" else "joules"
             view[name] = (
@@ -137,7 +140,7 @@ def savings_view(savings: Savings) -> dict[str, Any]:
                 if saving is None
                 else {
                     f"learned_mean_{unit}": saving.learned.mean,
-                    f"default_mean_{unit}": saving.control.mean,
+                    f"default_mean_{unit}": saving.default.mean,
                     "saved_fraction": saving.fraction,
                     "saved_fraction_low": saving.low,
                     "saved_fraction_high": saving.high,
@@ -145,12 +148,14 @@ def savings_view(savings: Savings) -> dict[str, Any]:
             )
         return view
 
-    control = savings.control_cost
+    default = savings.default_cost
     return {
         "sentence": headline(savings),
         "overall": comparison(savings.overall),
+        "with_control": comparison(savings.with_control),
         "last_third": comparison(savings.converged),
-        "default_recurrences": 0 if control is None else control.recurrences,
+        "default_runs": 0 if default is None else default.runs,
+        "control": savings.control,
         "learned_failed": savings.learned_failed,
         "default_failed": savings.control_failed,
         "unmeasured": savings.unmeasured,

@@ -236,13 +236,15 @@ def _back_to_back(store: Store, job: JobRecord, engine: Engine, requests: _Reque
     wanted = [r.id for r in (requests.learned, requests.control) if r is not None]
     end = engine.run(lambda facts: _complete(facts, wanted))
     history = store.history(job.id)
-    learned_id = requests.learned.id if requests.learned else _last_request(history)
     control_id = requests.control.id if requests.control else None
+    learned_id = requests.learned.id if requests.learned else _last_request(history, control_id)
+    mine = [r for r in history if r.request_id and r.request_id in (learned_id, control_id)]
     return _summary(
         job,
         end,
-        [r for r in history if r.request_id is not None and r.request_id == learned_id],
-        [r for r in history if r.request_id is not None and r.request_id == control_id],
+        # Of what was asked for, a share may be control runs (`savings.controlFraction`).
+        [r for r in mine if r.kind is RecurrenceKind.LEARNED],
+        [r for r in mine if r.kind is RecurrenceKind.CONTROL],
     )
 
 
@@ -263,10 +265,10 @@ def _complete(facts: JobFacts, wanted: list[int]) -> bool:
     return not any(request.id in wanted for request in facts.requests)
 
 
-def _last_request(history: tuple[RecurrenceRecord, ...]) -> int | None:
-    """Return the newest request of learned runs: the one that a resumed command belongs to."""
+def _last_request(history: tuple[RecurrenceRecord, ...], control_id: int | None) -> int | None:
+    """Return the newest request that is not of control runs alone: a resumed command's own."""
     return max(
-        (r.request_id for r in history if r.kind is RecurrenceKind.LEARNED and r.request_id),
+        (r.request_id for r in history if r.request_id and r.request_id != control_id),
         default=None,
     )
 

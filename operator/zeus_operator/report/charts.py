@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from zeus_operator.records import AttemptRecord, RecurrenceRecord
 from zeus_operator.report import ink, units
-from zeus_operator.report.savings import Estimate
+from zeus_operator.report.estimate import Estimate
 from zeus_runtime.protocol import Outcome
 
 OUTCOMES: dict[Outcome, tuple[str, str, str]] = {
@@ -23,7 +23,7 @@ OUTCOMES: dict[Outcome, tuple[str, str, str]] = {
 _OTHER = ("D", ink.MUTED, "not learned from")
 
 
-def cost_per_recurrence(learned: Sequence[RecurrenceRecord], control: Estimate | None) -> str:
+def cost_per_recurrence(learned: Sequence[RecurrenceRecord], default: Estimate | None) -> str:
     """Draw each recurrence's cost, split by success, against the default's mean and interval."""
     shown = [r for r in learned if r.cost_joules is not None]
     spent = [_cost(r, reached=True) for r in shown]
@@ -41,12 +41,12 @@ def cost_per_recurrence(learned: Sequence[RecurrenceRecord], control: Estimate |
                 color=ink.WARN,
                 label="attempts before it, or in vain",
             )
-        _default_band(axes, control)
+        _default_band(axes, default)
         _recurrence_axis(axes, learned, "cost per recurrence")
         return ink.to_svg(drawing, "cost")
 
 
-def cumulative_cost(learned: Sequence[RecurrenceRecord], control: Estimate) -> str:
+def cumulative_cost(learned: Sequence[RecurrenceRecord], default: Estimate) -> str:
     """Draw what was spent so far against the same number of default recurrences."""
     shown = [r for r in learned if r.cost_joules is not None]
     ordinals = [0, *(r.ordinal for r in shown)]
@@ -57,22 +57,21 @@ def cumulative_cost(learned: Sequence[RecurrenceRecord], control: Estimate) -> s
         axes.plot(ordinals, total, color=ink.LEARNED, linewidth=2.2, label="learned")
         axes.plot(
             ordinals,
-            [control.mean * n for n in count],
+            [default.mean * n for n in count],
             color=ink.CONTROL,
             linewidth=1.8,
             linestyle=(0, (5, 3)),
             label="default configuration (mean of its runs)",
         )
-        bounds = control.interval()
-        if bounds is not None:
-            axes.fill_between(
-                ordinals,
-                [bounds[0] * n for n in count],
-                [bounds[1] * n for n in count],
-                color=ink.CONTROL,
-                alpha=0.16,
-                linewidth=0,
-            )
+        low, high = default.interval()
+        axes.fill_between(
+            ordinals,
+            [low * n for n in count],
+            [high * n for n in count],
+            color=ink.CONTROL,
+            alpha=0.16,
+            linewidth=0,
+        )
         _recurrence_axis(axes, learned, "cost so far")
         axes.set_xlim(left=0)
         return ink.to_svg(drawing, "cumulative")
@@ -143,19 +142,17 @@ def _position(recurrence: RecurrenceRecord, attempt: AttemptRecord) -> float:
     return recurrence.ordinal - 0.16 * (len(recurrence.attempts) - attempt.number)
 
 
-def _default_band(axes: Axes, control: Estimate | None) -> None:
-    if control is None:
+def _default_band(axes: Axes, default: Estimate | None) -> None:
+    if default is None:
         return
     axes.axhline(
-        control.mean,
+        default.mean,
         color=ink.CONTROL,
         linewidth=1.8,
         linestyle=(0, (5, 3)),
-        label=f"default configuration, mean of {control.recurrences}",
+        label=f"default configuration, mean of {default.runs}",
     )
-    bounds = control.interval()
-    if bounds is not None:
-        axes.axhspan(max(0.0, bounds[0]), bounds[1], color=ink.CONTROL, alpha=0.16, linewidth=0)
+    axes.axhspan(*default.interval(), color=ink.CONTROL, alpha=0.16, linewidth=0)
 
 
 def _recurrence_axis(

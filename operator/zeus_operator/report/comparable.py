@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from zeus_operator.deciding import DEFAULT_POLICY
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
 
 
@@ -36,12 +37,20 @@ class _Term:
     Args:
         name: put before a value.
         values: what a recurrence had of it, as text; none: not known, which is no difference.
-        binds: whether recurrences of that kind have to agree with the newest.
+        binds: whether a recurrence has to agree with the newest.
     """
 
     name: str
     values: Callable[[RecurrenceRecord], Iterator[str]]
-    binds: Callable[[RecurrenceKind], bool] = lambda _: True
+    binds: Callable[[RecurrenceRecord], bool] = lambda _: True
+
+
+def is_of_the_default(recurrence: RecurrenceRecord) -> bool:
+    """Whether it ran the default configuration: a control run, or under Observe or Recommend."""
+    if recurrence.kind is RecurrenceKind.CONTROL:
+        return True
+    policies = {attempt.decision.policy for attempt in recurrence.attempts}
+    return policies == {DEFAULT_POLICY}
 
 
 def comparable(
@@ -78,7 +87,7 @@ def _difference(recurrence: RecurrenceRecord, now: dict[str, str | None]) -> str
     """Return the first term that is not as it is now, in words; "": all are."""
     for term in _TERMS:
         current = now[term.name]
-        if not term.binds(recurrence.kind):
+        if not term.binds(recurrence):
             continue
         other = next((value for value in term.values(recurrence) if value != current), None)
         if other is not None:
@@ -130,7 +139,5 @@ _TERMS = (
     _Term("with metric mode", _modes),
     _Term("with energy preference", _preferences),
     # What was learned stays what it cost; only what it is compared with is another.
-    _Term(
-        "of the default batch size", _defaults, binds=lambda kind: kind is RecurrenceKind.CONTROL
-    ),
+    _Term("of the default batch size", _defaults, binds=is_of_the_default),
 )

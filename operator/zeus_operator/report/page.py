@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
 from zeus_operator.report import charts, power_chart, units
+from zeus_operator.report.estimate import Estimate
 from zeus_operator.report.model import ReportData, last_result
-from zeus_operator.report.savings import Estimate
-from zeus_operator.report.words import headline, interval_words, outcome_words
+from zeus_operator.report.savings import Comparison, Saving
+from zeus_operator.report.words import headline, interval_words, outcome_words, why_not_known
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Tile:
-    """One quantity's saving, overall and where the job has converged to."""
+    """One quantity's saving with its interval, overall and where the job has converged to."""
 
     name: str
     overall: str
-    overall_interval: str
+    interval: str
     converged: str
-    converged_interval: str
     tone: str
 
 
@@ -99,35 +99,42 @@ def _tiles(data: ReportData) -> Iterator[Tile]:
         ("energy", overall.energy, converged.energy),
         ("time", overall.time, converged.time),
     ):
-        if ours is None or last is None:
+        if ours is None:
             continue
         tone = "plain" if not ours.is_clear else "good" if ours.fraction > 0 else "bad"
         yield Tile(
             name=name,
             overall=units.percent(ours.fraction),
-            overall_interval=units.interval(ours.low, ours.high),
-            converged=units.percent(last.fraction),
-            converged_interval=units.interval(last.low, last.high),
+            interval=units.interval(ours.low, ours.high),
+            converged=_converged(last, data.savings.converged),
             tone=tone,
         )
 
 
+def _converged(saving: Saving | None, comparison: Comparison) -> str:
+    if saving is None:
+        why = why_not_known(comparison) or "it was not measured"
+        return f"In the last third: not known yet, {why}"
+    bounds = units.interval(saving.low, saving.high)
+    return f"{units.percent(saving.fraction)} in the last third ({bounds})"
+
+
 def _figures(data: ReportData) -> Iterator[Figure]:
-    control = data.savings.control_cost
+    default = data.savings.default_cost
     preference = data.spec.objective.energy_preference
     if data.compared:
         yield Figure(
             "Cost of each recurrence",
             f"Cost = {preference} x energy + (1 - {preference}) x largest power x time. All "
             "attempts of a recurrence count, the profiling of power limits included. The band is "
-            "the 95 % interval of the default's mean.",
-            Markup(charts.cost_per_recurrence(data.compared, control)),  # noqa: S704 - our own SVG
+            "the 95 % interval of what the default is expected to cost.",
+            Markup(charts.cost_per_recurrence(data.compared, default)),  # noqa: S704 - our own SVG
         )
-        if control is not None:
+        if default is not None:
             yield Figure(
                 "Cost so far",
                 "What the learned recurrences cost together, against as many of the default.",
-                Markup(charts.cumulative_cost(data.compared, control)),  # noqa: S704 - our own SVG
+                Markup(charts.cumulative_cost(data.compared, default)),  # noqa: S704 - our own SVG
             )
     if data.learned:
         sizes = data.spec.batch_size
@@ -152,10 +159,13 @@ def _means(data: ReportData) -> Iterator[TableRow]:
     reference = overall.cost or converged.cost
     if reference is not None:
         yield _mean_row(
-            f"default configuration ({reference.control.recurrences} recurrences)",
-            [s.control if s else None for s in (overall.cost, overall.energy, overall.time)],
+            f"default configuration ({reference.default.runs} runs)",
+            [s.default if s else None for s in (overall.cost, overall.energy, overall.time)],
         )
-    for name, comparison in (("learned, all", overall), ("learned, last third", converged)):
+    sides = [("learned, all", overall), ("learned, last third", converged)]
+    if data.savings.control:
+        sides.insert(1, ("control runs included", data.savings.with_control))
+    for name, comparison in sides:
         savings = (comparison.cost, comparison.energy, comparison.time)
         if comparison.cost is None:
             continue

@@ -1,54 +1,67 @@
-"""What a job saved against its default configuration, measured the same way.  Pure.
+"""What a job saved against always running its default configuration.  Pure.
 
-A recurrence costs what all of its attempts cost, the unsuccessful ones and the
-profiling of power limits included.  The default configuration is measured by
-control recurrences: default batch size, power limit as found, same script, same
-machine.  The figure compared is the cost of one finished model,
-(cost of all recurrences) / (recurrences that reached the target), so that a
-recurrence that spent energy and delivered nothing counts against its side.
+The figure, so far: 1 - (what the learned recurrences cost) / (finished models x
+expected cost of one finished model of the default).  What was spent is known to the
+joule: all attempts count, the unsuccessful ones and the profiling of power limits
+included, and so do recurrences that delivered no model.  Only what the default would
+have cost is estimated (`default_cost`), so that is all that the interval is about.
 
-The interval is for the ratio of two such figures: on the logarithm, by the
-delta method, with Student's t at Welch and Satterthwaite's degrees of freedom.
-With fewer than three recurrences on a side no interval is given.  Recurrences
-that can't be compared with the newest are left out (`comparable`).
+The last third of the recurrences shows where the job has got to.  That is a
+question about the future, so there both sides are estimated: what a recurrence of
+that kind is expected to cost, as well as the default.
+
+No figure is given without its interval; until there is one, it says why.
+Recurrences that can't be compared with the newest are left out (`comparable`).
+`docs/explanation/savings.md` says what the figure is and how often it is right.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord, RecurrenceState
+from zeus_operator.records import RecurrenceRecord, RecurrenceState
 from zeus_operator.report.comparable import LeftOut, comparable
-from zeus_operator.report.statistics import student_t_quantile
-from zeus_runtime.protocol import Outcome
-
-CONFIDENCE = 0.95
-MIN_FOR_INTERVAL = 3
-
-NO_CONTROL = (
-    "Savings are not known yet: no recurrence of the default configuration was measured. "
-    "Run with --control 5 to measure it the same way."
+from zeus_operator.report.default_cost import ArmRuns, DefaultRun, default_cost
+from zeus_operator.report.estimate import CONFIDENCE, Estimate, ratio_interval
+from zeus_operator.report.evidence import (
+    Evidence,
+    Sample,
+    gather,
+    recurrence_energy_joules,
+    recurrence_time_seconds,
 )
-NO_LEARNED = "Savings are not known yet: no recurrence has reached its target."
+
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "NotKnown",
+    "Saving",
+    "Savings",
+    "measure",
+    "recurrence_energy_joules",
+    "recurrence_time_seconds",
+    "saved_so_far",
+]
+
+MIN_FOR_FUTURE = 3
+"""Recurrences in the last third without which nothing is said of the future."""
+
+Quantity = Callable[[Sample], float | None]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one finished model took, with its standard error (None with one recurrence)."""
+class NotKnown(enum.Enum):
+    """Why a saving is not known yet."""
 
-    mean: float
-    standard_error: float | None
-    recurrences: int
-
-    def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean; None where it is not known yet."""
-        if self.standard_error is None or self.recurrences < MIN_FOR_INTERVAL:
-            return None
-        quantile = student_t_quantile(0.5 + 0.5 * CONFIDENCE, self.recurrences - 1)
-        spread = quantile * self.standard_error
-        return self.mean - spread, self.mean + spread
+    NOTHING_LEARNED = "nothing learned"  # only the default has run
+    NO_MODEL = "no model"  # no learned recurrence has reached its target
+    NO_DEFAULT = "no default"  # no run of the default that counts
+    DEFAULT_FAILED = "default failed"  # it has not reached the target
+    NO_SPREAD = "no spread"  # too few repeated runs
+    NOT_MEASURED = "not measured"  # on one of the sides
+    FEW_RECURRENCES = "few recurrences"  # for a question about the future
 
 
 @dataclass(frozen=True)
@@ -56,184 +69,196 @@ class Saving:
     """One quantity on both sides.  Fractions: 0.25 is a quarter saved, below 0 is lost.
 
     Args:
-        low, high: bounds of the 95 % interval of `fraction`; None: not known yet.
+        low, high: bounds of the 95 % interval of `fraction`.
     """
 
     learned: Estimate
-    control: Estimate
+    default: Estimate
     fraction: float
-    low: float | None = None
-    high: float | None = None
+    low: float
+    high: float
 
     @property
     def is_clear(self) -> bool:
         """Whether the interval lies on one side of zero."""
-        return self.low is not None and self.high is not None and self.low * self.high > 0
+        return self.low * self.high > 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Learned recurrences against control recurrences; None where it is not known."""
+    """Recurrences against the default; a quantity is None while it is not known.
+
+    Args:
+        not_known: why the cost is not known; None: it is.
+    """
 
     cost: Saving | None
     energy: Saving | None
     time: Saving | None
     recurrences: int
+    not_known: NotKnown | None = None
 
 
 @dataclass(frozen=True)
 class Savings:
-    """The measured savings of a job.
+    """The savings of a job.
 
     Args:
         overall: over all learned recurrences, exploration included.
-        converged: over the last third of them: what the job has converged to.
-        control: the default configuration per finished model.
+        with_control: the same with the control runs, which save nothing.
+        converged: over the last third of the learned ones: what to expect of the next.
+        default_cost: of the default configuration per finished model; None: not known yet.
+        control: control recurrences that are counted.
         learned_failed, control_failed: recurrences that reached no target.
         unmeasured: ended recurrences without a known cost; they are left out.
         left_out: measured, but not to be compared with the newest.
         compared: ids of the recurrences that are counted.
-        note: why savings are not known; "": they are.
     """
 
     overall: Comparison
+    with_control: Comparison
     converged: Comparison
-    control_cost: Estimate | None
+    default_cost: Estimate | None
+    control: int
     learned_failed: int
     control_failed: int
     unmeasured: int
     left_out: tuple[LeftOut, ...] = ()
     compared: frozenset[int] = frozenset()
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One recurrence: joules of cost and energy, seconds, and whether it reached the target."""
-
-    cost: float
-    energy: float | None
-    time: float | None
-    reached: bool
-
-
-def recurrence_energy_joules(recurrence: RecurrenceRecord) -> float | None:
-    """Return the energy of all attempts; None while one of them has none."""
-    return _summed(recurrence, lambda attempt: attempt.energy_joules)
-
-
-def recurrence_time_seconds(recurrence: RecurrenceRecord) -> float | None:
-    """Return the seconds of all attempts; None while one of them has none."""
-    return _summed(recurrence, lambda attempt: attempt.time_seconds)
-
-
-def _summed(
-    recurrence: RecurrenceRecord, quantity: Callable[[AttemptRecord], float | None]
-) -> float | None:
-    attempts = [a for a in recurrence.attempts if a.outcome is not Outcome.CANCELLED]
-    values = [value for a in attempts if (value := quantity(a)) is not None]
-    return sum(values) if values and len(values) == len(attempts) else None
 
 
 def measure(recurrences: Sequence[RecurrenceRecord]) -> Savings:
     """Return the savings in a job's history.
 
     Args:
-        recurrences: of both kinds, each kind in ascending order.  Open, cancelled
-            and skipped ones are passed over.
+        recurrences: of both kinds.  Open, cancelled and skipped ones are passed over.
     """
     ended = [r for r in recurrences if r.state in (RecurrenceState.REACHED, RecurrenceState.FAILED)]
     measured = [r for r in ended if r.cost_joules is not None]
     counted, left_out = comparable(measured)
-    learned = _samples(counted, RecurrenceKind.LEARNED)
-    control = _samples(counted, RecurrenceKind.CONTROL)
-    last_third = learned[-math.ceil(len(learned) / 3) :] if learned else []
-    note = ""
-    if not any(sample.reached for sample in control):
-        note = NO_CONTROL
-    elif not any(sample.reached for sample in learned):
-        note = NO_LEARNED
+    evidence = gather(counted)
+    learned, control = evidence.learned, evidence.control
+    last_third = learned[-math.ceil(len(learned) / 3) :] if learned else ()
     return Savings(
-        overall=_compare(learned, control),
-        converged=_compare(last_third, control),
-        control_cost=_estimate(control, lambda sample: sample.cost),
+        overall=_compare(evidence, learned, _spent),
+        with_control=_compare(evidence, (*learned, *control), _spent),
+        converged=_compare(evidence, last_third, _expected),
+        default_cost=_default(evidence, _cost),
+        control=len(control),
         learned_failed=sum(not sample.reached for sample in learned),
         control_failed=sum(not sample.reached for sample in control),
         unmeasured=len(ended) - len(measured),
         left_out=left_out,
         compared=frozenset(r.id for r in counted),
-        note=note,
     )
 
 
-def _samples(recurrences: Sequence[RecurrenceRecord], kind: RecurrenceKind) -> list[_Sample]:
+def saved_so_far(
+    spent: float,
+    models: int,
+    runs: Sequence[DefaultRun],
+    arms: Sequence[ArmRuns],
+    confidence: float = CONFIDENCE,
+) -> Saving | None:
+    """Return what was saved so far, from plain numbers; None: not known yet.
+
+    Args:
+        spent: what the recurrences took, together.
+        models: how many of them ended with one.
+        runs, arms: see `default_cost`.
+    """
+    default = default_cost(runs, arms)
+    if default is None or models < 1 or spent <= 0.0:
+        return None
+    return _saving(Estimate.exactly(spent / models, models), default, confidence)
+
+
+def _saving(ours: Estimate, default: Estimate, confidence: float = CONFIDENCE) -> Saving:
+    low, high = ratio_interval(ours, default, confidence)
+    return Saving(ours, default, 1.0 - ours.mean / default.mean, 1.0 - high, 1.0 - low)
+
+
+def _cost(sample: Sample) -> float | None:
+    return sample.cost
+
+
+def _compare(
+    evidence: Evidence,
+    ours: Sequence[Sample],
+    estimate: Callable[[Sequence[Sample], Quantity], Estimate | None],
+) -> Comparison:
+    def saving(quantity: Quantity) -> Saving | None:
+        mine, default = estimate(ours, quantity), _default(evidence, quantity)
+        return None if mine is None or default is None else _saving(mine, default)
+
+    cost = saving(_cost) if evidence.learned else None
+    return Comparison(
+        cost=cost,
+        energy=saving(lambda sample: sample.energy) if cost is not None else None,
+        time=saving(lambda sample: sample.time) if cost is not None else None,
+        recurrences=len(ours),
+        not_known=None if cost is not None else _why(evidence, ours),
+    )
+
+
+def _why(evidence: Evidence, ours: Sequence[Sample]) -> NotKnown:
+    """Return the first thing that is missing for the cost saved."""
+    if not evidence.learned:
+        return NotKnown.NOTHING_LEARNED
+    if not any(sample.reached for sample in ours):
+        return NotKnown.NO_MODEL
+    runs = _default_runs(evidence, _cost)
+    if not runs:
+        return NotKnown.NO_DEFAULT
+    if not any(run.reached for run in runs):
+        return NotKnown.DEFAULT_FAILED
+    if _default(evidence, _cost) is None:
+        return NotKnown.NO_SPREAD
+    return NotKnown.FEW_RECURRENCES if len(ours) < MIN_FOR_FUTURE else NotKnown.NOT_MEASURED
+
+
+def _default_runs(evidence: Evidence, quantity: Quantity) -> list[DefaultRun]:
     return [
-        _Sample(
-            cost=r.cost_joules,
-            energy=recurrence_energy_joules(r),
-            time=recurrence_time_seconds(r),
-            reached=r.state is RecurrenceState.REACHED,
-        )
-        for r in recurrences
-        if r.kind is kind and r.cost_joules is not None
+        DefaultRun(value, sample.reached)
+        for sample in evidence.default
+        if (value := quantity(sample)) is not None and value > 0.0
     ]
 
 
-def _compare(learned: Sequence[_Sample], control: Sequence[_Sample]) -> Comparison:
-    return Comparison(
-        cost=_saving(learned, control, lambda sample: sample.cost),
-        energy=_saving(learned, control, lambda sample: sample.energy),
-        time=_saving(learned, control, lambda sample: sample.time),
-        recurrences=len(learned),
-    )
+def _default(evidence: Evidence, quantity: Quantity) -> Estimate | None:
+    return default_cost(_default_runs(evidence, quantity), evidence.arms)
 
 
-def _estimate(
-    samples: Sequence[_Sample], quantity: Callable[[_Sample], float | None]
-) -> Estimate | None:
-    """Return the quantity of one finished model, a ratio of sums.
+def _amounts(samples: Sequence[Sample], quantity: Quantity) -> list[tuple[float, bool]] | None:
+    """Return what each took and whether it delivered; None: nothing can be said of them."""
+    values = [(value, s.reached) for s in samples if (value := quantity(s)) is not None]
+    total = sum(value for value, _ in values)
+    if len(values) != len(samples) or total <= 0.0 or not any(reached for _, reached in values):
+        return None
+    return values
+
+
+def _spent(samples: Sequence[Sample], quantity: Quantity) -> Estimate | None:
+    """Return what a finished model of these took: nothing to estimate."""
+    values = _amounts(samples, quantity)
+    if values is None:
+        return None
+    models = sum(reached for _, reached in values)
+    return Estimate.exactly(sum(value for value, _ in values) / models, len(values))
+
+
+def _expected(samples: Sequence[Sample], quantity: Quantity) -> Estimate | None:
+    """Return what a finished model of such recurrences is expected to take.
 
     Its variance is that of a ratio estimator (Cochran, Sampling Techniques,
     section 6.4); where every recurrence reached its target that is the usual
     variance of a mean.
     """
-    values = [(value, s.reached) for s in samples if (value := quantity(s)) is not None]
-    count, reached = len(values), sum(success for _, success in values)
-    if not reached or len(values) != len(samples):
+    values = _amounts(samples, quantity)
+    if values is None or len(values) < MIN_FOR_FUTURE:
         return None
-    mean = sum(value for value, _ in values) / reached
-    if count < 2:
-        return Estimate(mean, None, count)
-    residuals = sum((value - mean * success) ** 2 for value, success in values)
-    error = math.sqrt(residuals / (count * (count - 1))) / (reached / count)
-    return Estimate(mean, error, count)
-
-
-def _saving(
-    learned: Sequence[_Sample],
-    control: Sequence[_Sample],
-    quantity: Callable[[_Sample], float | None],
-) -> Saving | None:
-    ours, theirs = _estimate(learned, quantity), _estimate(control, quantity)
-    if ours is None or theirs is None or theirs.mean <= 0 or ours.mean <= 0:
-        return None
-    fraction = 1.0 - ours.mean / theirs.mean
-    bounds = _interval(ours, theirs)
-    if bounds is None:
-        return Saving(ours, theirs, fraction)
-    return Saving(ours, theirs, fraction, *bounds)
-
-
-def _interval(ours: Estimate, theirs: Estimate) -> tuple[float, float] | None:
-    if min(ours.recurrences, theirs.recurrences) < MIN_FOR_INTERVAL:
-        return None
-    if ours.standard_error is None or theirs.standard_error is None:
-        return None
-    ratio = ours.mean / theirs.mean
-    a = (ours.standard_error / ours.mean) ** 2
-    b = (theirs.standard_error / theirs.mean) ** 2
-    if a + b == 0.0:
-        return 1.0 - ratio, 1.0 - ratio
-    freedom = (a + b) ** 2 / (a * a / (ours.recurrences - 1) + b * b / (theirs.recurrences - 1))
-    spread = student_t_quantile(0.5 + 0.5 * CONFIDENCE, freedom) * math.sqrt(a + b)
-    return 1.0 - ratio * math.exp(spread), 1.0 - ratio * math.exp(-spread)
+    count, models = len(values), sum(reached for _, reached in values)
+    mean = sum(value for value, _ in values) / models
+    residuals = sum((value - mean * reached) ** 2 for value, reached in values)
+    error = math.sqrt(residuals / (count * (count - 1))) / (models / count)
+    return Estimate(mean, count, math.log(mean), error / mean, count - 1.0)

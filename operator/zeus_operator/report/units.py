@@ -69,10 +69,8 @@ def percent(fraction: float | None) -> str:
     return UNKNOWN if fraction is None else f"{_signed(fraction)} %"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """Return an interval of savings: `31.0 to 44.9 %`, or an empty text."""
-    if low is None or high is None:
-        return ""
+def interval(low: float, high: float) -> str:
+    """Return an interval of savings: `31.0 to 44.9 %`."""
     return f"{_signed(low)} to {_signed(high)} %"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def run(where: Machine, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+def look(where: Machine, command: str) -> Any:
+    """What another command says of the job."""
+    program = Path(sys.executable).parent / "zeusctl"
+    asked = [program, command, "tiny", "--home", where.home.root, "-o", "json"]
+    said = subprocess.run(asked, env=where.environment, capture_output=True, text=True, check=True)
+    return json.loads(said.stdout)
+
+
 def events_of(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
@@ -53,7 +62,7 @@ def test_a_run_tells_each_attempt_measures_the_default_and_writes_the_report(
     report = folder / "report.html"
 
     code, output, errors = run(
-        where, "--recurrences", "2", "--control", "1", "--report", str(report)
+        where, "--recurrences", "2", "--control", "4", "--report", str(report)
     )
 
     assert code == 0, errors
@@ -64,15 +73,45 @@ def test_a_run_tells_each_attempt_measures_the_default_and_writes_the_report(
     assert [line.split(":")[0] for line in ended] == [
         "recurrence 1.1",
         "recurrence 2.1",
-        "default 1.1",
+        *(f"default {n}.1" for n in (1, 2, 3, 4)),
     ]
     assert all(
         word in ended[0] for word in (" epochs, ", " J, ", " s, ", "limit ", "cost ", "metric ")
     )
     assert "2 recurrences, 2 reached the target" in output
-    assert "measured against 1 of the default" in output
+    assert re.search(
+        r"over 2 recurrences, measured against [45] runs of the default \(95 %", output
+    )
+    assert "With the 4 control runs, which saved nothing, it is " in output
     assert lines[-1] == f"Report: {report}"
     assert "Measured on a simulated GPU" in report.read_text(encoding="utf-8")
+
+
+def test_a_share_of_the_recurrences_runs_the_default_and_all_commands_say_the_same_of_it(
+    folder: Path, database: str
+) -> None:
+    where = machine(folder, database, savings={"controlFraction": "0.5"})
+
+    code, output, errors = run(where, "--recurrences", "5", "-o", "json")
+
+    assert code == 0, errors
+    events = events_of(output)
+    started = [event for event in events if event["event"] == "recurrence_started"]
+    assert [(event["kind"], event["recurrence"]) for event in started] == [
+        ("learned", 1),
+        ("control", 1),
+        ("learned", 2),
+        ("control", 2),
+        ("learned", 3),
+    ]
+    summary = events[-1]
+    assert (summary["recurrences"]["reached"], summary["recurrences"]["control"]) == (3, 2)
+    status, history = look(where, "status"), look(where, "history")
+    assert status["savings"] == summary["savings"]
+    assert status["savings"]["control"] == 2
+    assert status["control_fraction"] == "0.5"
+    controls = [each for each in history["recurrences"] if each["kind"] == "control"]
+    assert {run["optimize_power"] for each in controls for run in each["attempts"]} == {False}
 
 
 def test_a_second_run_goes_on_learning_and_every_event_is_one_json_object(

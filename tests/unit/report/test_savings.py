@@ -1,20 +1,19 @@
-"""Savings: measured per finished model, with an interval that is honest about few runs."""
+"""Savings: per finished model, with an interval that is honest about few runs of the default."""
 
 from __future__ import annotations
 
-import math
-import random
-import statistics
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 import pytest
 
 from tests.support.histories import Try, recurrence
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
-from zeus_operator.report.savings import NO_CONTROL, NO_LEARNED, measure
+from zeus_operator.report.estimate import Estimate, ratio_interval
+from zeus_operator.report.savings import NotKnown, Saving, Savings, measure
 from zeus_operator.report.statistics import student_t_quantile
-from zeus_operator.report.words import headline
+from zeus_operator.report.words import headline, saving_words
 from zeus_runtime.protocol import Outcome
 
 CONTROL = RecurrenceKind.CONTROL
@@ -34,63 +33,193 @@ def history(learned: list[float], control: list[float]) -> list[RecurrenceRecord
     ]
 
 
-def test_a_saving_is_the_ratio_of_the_means() -> None:
-    cost = measure(history([60, 80, 70], [100, 90, 110])).overall.cost
+def cost_of(savings: Savings) -> Saving:
+    assert savings.overall.cost is not None
+    return savings.overall.cost
 
-    assert cost is not None
+
+def test_a_saving_is_the_ratio_of_the_means() -> None:
+    cost = cost_of(measure(history([60, 80, 70], [100, 90, 110])))
+
     assert cost.fraction == pytest.approx(0.3)
     assert cost.learned.mean == pytest.approx(70)
-    assert cost.control.mean == pytest.approx(100)
+    assert cost.default.mean == pytest.approx(100)
 
 
-def test_the_interval_is_that_of_the_delta_method_on_the_logarithm() -> None:
-    learned, control = [60.0, 80.0, 70.0, 74.0], [100.0, 90.0, 110.0]
-    cost = measure(history(learned, control)).overall.cost
+def test_only_what_the_default_would_have_cost_is_uncertain_so_far() -> None:
+    steady = cost_of(measure(history([70, 70, 70], [100, 90, 110])))
+    explored = cost_of(measure(history([20, 150, 40], [100, 90, 110])))
 
-    a, b = (statistics.variance(x) / len(x) / statistics.mean(x) ** 2 for x in (learned, control))
-    freedom = (a + b) ** 2 / (a * a / 3 + b * b / 2)
-    spread = student_t_quantile(0.975, freedom) * math.sqrt(a + b)
-    ratio = statistics.mean(learned) / statistics.mean(control)
-    assert cost is not None
-    assert cost.low == pytest.approx(1 - ratio * math.exp(spread))
-    assert cost.high == pytest.approx(1 - ratio * math.exp(-spread))
+    assert steady.learned.is_exact
+    low, high = steady.default.interval()
+    assert (steady.low, steady.high) == (pytest.approx(1 - 70 / low), pytest.approx(1 - 70 / high))
+    assert (explored.low, explored.high) == (steady.low, steady.high)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = random.Random(5)
-    covered = 0
-    for _ in range(400):
-        learned = [rng.lognormvariate(4.0, 0.25) for _ in range(12)]
-        control = [rng.lognormvariate(4.4, 0.25) for _ in range(4)]
-        cost = measure(history(learned, control)).overall.cost
-        assert cost is not None
-        assert cost.low is not None
-        assert cost.high is not None
-        covered += cost.low <= 1 - math.exp(-0.4) <= cost.high
-    assert 0.91 <= covered / 400 <= 0.99
+def test_what_the_next_ones_will_save_is_uncertain_on_both_sides() -> None:
+    learned = [60.0, 61.0, 59.0] * 2 + [30.0, 80.0, 70.0]
+    savings = measure(history(learned, [100, 90, 110]))
+    late = savings.converged.cost
+
+    assert late is not None
+    assert savings.converged.recurrences == 3
+    assert late.fraction == pytest.approx(0.4)
+    assert not late.learned.is_exact
+    low, high = ratio_interval(Estimate.exactly(60, 3), late.default)
+    assert late.low < 1 - high
+    assert 1 - low < late.high
 
 
-@pytest.mark.parametrize(
-    ("learned", "control"), [([60, 80], [100, 90, 110]), ([60, 70, 80], [100])]
-)
-def test_with_too_few_recurrences_no_interval_is_claimed(
+def test_of_few_recurrences_nothing_is_said_about_the_next_ones() -> None:
+    savings = measure(history([60, 80, 70], [100, 90, 110]))
+
+    assert savings.overall.cost is not None
+    assert savings.converged.cost is None
+    assert savings.converged.not_known is NotKnown.FEW_RECURRENCES
+
+
+def test_control_runs_paid_for_as_well_make_the_saving_smaller() -> None:
+    savings = measure(history([60, 80, 70], [100, 90, 110]))
+    whole = savings.with_control.cost
+
+    assert whole is not None
+    assert (savings.control, savings.with_control.recurrences) == (3, 6)
+    assert whole.fraction == pytest.approx(1 - (210 + 300) / 600)
+    assert "With the 3 control runs, which saved nothing, it is 15.0 % (" in headline(savings)
+
+
+class TestTheDefaultsOwnRuns:
+    """Which runs of the default tell what it costs."""
+
+    @staticmethod
+    def first(**changes: Any) -> Try:
+        """The job's first run: 10 epochs, each of which costs 100 J at the power limit found."""
+        plain = Try(
+            256,
+            energy_joules=1500.0,
+            observations_seen=0,
+            cost_threshold_joules=None,
+            full_power_epoch=(150.0, 0.2),
+            eta=0.5,
+            default_batch_size=256,
+        )
+        return replace(plain, **changes)
+
+    def history(self, first: Try, others: int = 4) -> list[RecurrenceRecord]:
+        """The first run, then another batch size that takes 40 J a recurrence."""
+        late = [
+            recurrence(n, [Try(64, energy_joules=80.0, time_seconds=0.0, eta=0.5)])
+            for n in range(2, 2 + others)
+        ]
+        return [recurrence(1, [first]), *late]
+
+    def test_the_first_run_counts_as_if_its_power_limit_had_stayed(self) -> None:
+        savings = measure(self.history(self.first()))
+
+        assert cost_of(savings).default.runs == 1
+        assert cost_of(savings).default.mean == pytest.approx(1000.0)
+        assert savings.overall.energy is not None
+        assert savings.overall.energy.default.mean == pytest.approx(1500.0)
+        assert "measured against 1 run of the default (95 % interval" in headline(savings)
+
+    def test_where_it_measured_no_epoch_at_the_limit_found_the_control_runs_tell(self) -> None:
+        control = recurrence(1, [Try(256, epochs=5, energy_joules=900, time_seconds=0)], CONTROL)
+        savings = measure([*self.history(self.first(full_power_epoch=None)), control])
+
+        assert cost_of(savings).default.runs == 2
+        assert cost_of(savings).default.mean == pytest.approx((450 + 10 * 90) / 2)
+
+    def test_lucky_runs_that_the_policy_chose_do_not_move_what_the_default_costs(self) -> None:
+        lucky = [
+            recurrence(n, [Try(256, epochs=2, energy_joules=100.0, default_batch_size=256)])
+            for n in range(6, 30)
+        ]
+        before = measure(self.history(self.first())).default_cost
+        after = measure([*self.history(self.first()), *lucky]).default_cost
+
+        assert before is not None
+        assert after is not None
+        assert (after.mean, after.runs) == (before.mean, before.runs)
+
+    def test_a_policy_that_leaves_an_unlucky_default_inflates_no_saving(self) -> None:
+        """It runs the default again where the first run was short, and never where it was long.
+
+        Every first run is equally likely, so the mean over all of them is the truth.
+        """
+        likely = [10, 12, 14, 30, 64]
+        figures, if_all_counted = [], []
+        for first in likely:
+            again = likely if first < 20 else []
+            records = self.history(self.first(epochs=first))
+            records += [
+                recurrence(n, [Try(256, epochs=epochs, eta=0.5, default_batch_size=256)])
+                for n, epochs in enumerate(again, start=6)
+            ]
+            found = measure(records).default_cost
+            assert found is not None
+            figures.append(found.mean / 100)
+            if_all_counted.append(mean([first, *again]))
+        assert mean(figures) == pytest.approx(mean(likely))
+        assert mean(if_all_counted) > 1.2 * mean(likely)  # a saving that never was
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"observations_seen": 3},
+            {"cost_threshold_joules": 900.0},
+            {"outcome": Outcome.COST_EXCEEDED},
+            {"batch_size": 128},
+            {"full_power_epoch": (float("nan"), 1.0)},
+            {"full_power_epoch": (-5.0, 1.0)},
+        ],
+    )
+    def test_a_run_that_was_chosen_stopped_or_not_measured_does_not_count(
+        self, changes: dict[str, Any]
+    ) -> None:
+        savings = measure(self.history(self.first(**changes)))
+
+        assert savings.overall.not_known is NotKnown.NO_DEFAULT
+
+    def test_what_ran_under_observe_or_recommend_tells_what_the_default_costs(self) -> None:
+        observed = [
+            recurrence(n, [Try(256, energy_joules=200, time_seconds=0, policy="default")])
+            for n in (1, 2, 3)
+        ]
+        learned = [recurrence(n, [Try(64, energy_joules=80, time_seconds=0)]) for n in (4, 5, 6)]
+        only_observed, both = measure(observed), measure([*observed, *learned])
+
+        assert only_observed.overall.not_known is NotKnown.NOTHING_LEARNED
+        assert both.overall.recurrences == 3
+        assert cost_of(both).fraction == pytest.approx(0.6)
+
+    def test_a_default_that_failed_is_not_known_to_cost_anything(self) -> None:
+        savings = measure(self.history(self.first(outcome=Outcome.MAX_EPOCHS)))
+
+        assert savings.overall.not_known is NotKnown.DEFAULT_FAILED
+
+
+@pytest.mark.parametrize(("learned", "control"), [([60], [100, 110, 90]), ([60, 70], [100, 90])])
+def test_with_too_few_repeats_no_figure_is_claimed_and_the_way_to_one_is_said(
     learned: list[float], control: list[float]
 ) -> None:
     savings = measure(history(learned, control))
 
-    assert savings.overall.cost is not None
-    assert (savings.overall.cost.low, savings.overall.cost.high) == (None, None)
-    assert "not known yet" in headline(savings)
+    assert savings.overall.cost is None
+    assert savings.overall.not_known is NotKnown.NO_SPREAD
+    assert headline(savings) == (
+        "Savings are not known yet: too few runs repeat a batch size to tell how much runs differ "
+        "by chance. It takes 3 repeats; control runs count."
+    )
+    assert saving_words(savings.overall).startswith("not known yet: too few runs repeat")
 
 
 def test_the_last_third_shows_what_the_job_has_converged_to() -> None:
-    savings = measure(history([200, 150, 120, 60, 50, 40], [100, 100, 100]))
+    savings = measure(history([200, 150, 120, 100, 90, 80, 60, 50, 40], [100, 100, 100]))
 
-    assert savings.converged.recurrences == 2
+    assert savings.converged.recurrences == 3
     assert savings.converged.cost is not None
-    assert savings.converged.cost.fraction == pytest.approx(0.55)
-    assert savings.overall.cost is not None
-    assert savings.overall.cost.fraction == pytest.approx(1 - 620 / 600)
+    assert savings.converged.cost.fraction == pytest.approx(0.5)
+    assert cost_of(savings).fraction == pytest.approx(1 - 890 / 900)
 
 
 def test_unsuccessful_attempts_of_a_recurrence_count() -> None:
@@ -98,32 +227,34 @@ def test_unsuccessful_attempts_of_a_recurrence_count() -> None:
         Try(512, Outcome.COST_EXCEEDED, energy_joules=80, time_seconds=0.0),
         Try(64, energy_joules=120, time_seconds=0.0),
     ]
-    savings = measure([recurrence(1, tries), with_cost(1, 200, CONTROL)])
+    savings = measure([recurrence(1, tries), *history([], [200, 200, 200, 200])])
 
-    assert savings.overall.cost is not None
-    assert savings.overall.cost.learned.mean == pytest.approx(100)
+    assert cost_of(savings).learned.mean == pytest.approx(100)
 
 
 def test_a_recurrence_that_delivered_no_model_counts_against_its_side() -> None:
     failed = recurrence(2, [Try(64, Outcome.MAX_EPOCHS, energy_joules=100, time_seconds=0.0)])
-    savings = measure([with_cost(1, 50), failed, with_cost(1, 200, CONTROL)])
+    savings = measure([with_cost(1, 50), failed, *history([], [200, 200, 200, 200])])
 
     assert savings.learned_failed == 1
-    assert savings.overall.cost is not None
-    assert savings.overall.cost.learned.mean == pytest.approx(100)  # 100 J for one model
+    assert cost_of(savings).learned.mean == pytest.approx(100)  # 100 J for one model
 
 
-def test_without_control_runs_savings_are_not_known_and_the_way_to_know_is_said() -> None:
+def test_without_a_run_of_the_default_savings_are_not_known_and_the_way_to_know_is_said() -> None:
     savings = measure(history([60, 80, 70], []))
 
     assert savings.overall.cost is None
-    assert headline(savings) == NO_CONTROL
+    assert headline(savings) == (
+        "Savings are not known yet: no run of the default configuration counts. Set "
+        "savings.controlFraction, or run with --control 3, to measure it."
+    )
 
 
 def test_without_a_finished_model_savings_are_not_known() -> None:
     failed = recurrence(1, [Try(64, Outcome.MAX_EPOCHS)])
+    savings = measure([failed, with_cost(1, 100, CONTROL)])
 
-    assert headline(measure([failed, with_cost(1, 100, CONTROL)])) == NO_LEARNED
+    assert headline(savings) == "Savings are not known yet: no recurrence has reached its target."
 
 
 def test_recurrences_without_a_known_cost_are_left_out_and_counted() -> None:
@@ -145,11 +276,10 @@ def test_recurrences_that_did_not_run_to_their_end_are_passed_over(state: Recurr
 
 
 def test_more_expensive_runs_are_said_to_be_more_expensive() -> None:
-    savings = measure(history([120, 121, 119], [100, 101, 99]))
+    savings = measure(history([220, 221, 219], [100, 101, 99]))
 
-    assert savings.overall.cost is not None
-    assert savings.overall.cost.is_clear
-    assert "cost 20.0 % more than with the default" in headline(savings)
+    assert cost_of(savings).is_clear
+    assert "cost 120.0 % more than with the default" in headline(savings)
 
 
 def test_a_difference_that_chance_explains_is_not_sold_as_a_saving() -> None:
@@ -169,7 +299,7 @@ def test_energy_and_time_are_compared_as_well() -> None:
     assert overall.time is not None
     assert overall.energy.fraction == pytest.approx(0.4)
     assert overall.time.fraction == pytest.approx(-0.5)
-    assert (overall.energy.low, overall.energy.high) == (pytest.approx(0.4), pytest.approx(0.4))
+    assert overall.energy.low < 0.4 < overall.energy.high
 
 
 @pytest.mark.parametrize(
@@ -195,15 +325,15 @@ def test_only_what_can_be_compared_with_the_newest_counts_and_the_rest_is_said(
     control = [
         recurrence(1, [Try(256, energy_joules=7e9, time_seconds=0.0, **before)], CONTROL),
         recurrence(2, [Try(256, energy_joules=200, time_seconds=0.0, **now)], CONTROL),
+        recurrence(3, [Try(256, energy_joules=200, time_seconds=0.0, **now)], CONTROL),
     ]
     savings = measure([*learned, *control])
 
-    assert savings.overall.cost is not None
-    assert savings.overall.cost.fraction == pytest.approx(0.4)
+    assert cost_of(savings).fraction == pytest.approx(0.4)
     assert (savings.overall.recurrences, savings.converged.recurrences) == (3, 1)
-    assert savings.control_cost is not None
-    assert savings.control_cost.recurrences == 1
-    assert savings.compared == {4, 5, 6, 10_002}
+    assert savings.default_cost is not None
+    assert savings.default_cost.runs == 2
+    assert savings.compared == {4, 5, 6, 10_002, 10_003}
     sentence = f"Left out, because they can't be compared with the newest: 4 recurrences {words}."
     assert headline(savings).endswith(sentence)
 
@@ -213,8 +343,8 @@ def test_a_default_measured_on_another_gpu_is_no_default_to_compare_with() -> No
     learned = replace(recurrence(1, [Try(64, gpu_model="A40")]), id=2)
     savings = measure([learned, control])
 
-    assert savings.overall.cost is None
-    assert headline(savings).startswith(NO_CONTROL)
+    assert savings.overall.not_known is NotKnown.NO_DEFAULT
+    assert headline(savings).startswith("Savings are not known yet: no run of the default")
     assert headline(savings).endswith("newest: 1 recurrence on V100 (now A40).")
 
 

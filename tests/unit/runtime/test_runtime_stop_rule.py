@@ -124,3 +124,22 @@ def test_the_energy_of_a_run_with_a_rule_alone_is_asked_for(lab: RuntimeLab) -> 
     assert ended.result is not None
     assert (ended.exit_code, ended.result.outcome) == (0, "reached"), ended.errors
     assert ended.errors.count("the stop rule is not applied") == 1
+
+
+def test_a_real_rule_ends_a_run_that_can_no_longer_pay_off(lab: RuntimeLab) -> None:
+    # The best batch size known makes a model for a joule: no epoch of this run is worth it.
+    hopeless = replace(RULE, best_cost_joules=1.0, cap_joules=1e9, budget_joules=1e9)
+    environ = lab.environ(decided(stop_rule=hopeless), agent=False)
+    ended = lab.run({"metrics": [0.1, 0.1, 0.95], "steps": 30}, environ)
+    assert ended.result is not None
+    assert (ended.exit_code, ended.result.outcome) == (86, "cost_exceeded"), ended.errors
+    assert ended.result.epochs == 1
+    assert "training stops" in ended.errors
+
+
+def test_a_real_rule_lets_a_run_go_on_while_it_promises_a_cheaper_model(lab: RuntimeLab) -> None:
+    promising = replace(RULE, best_cost_joules=1e6, cap_joules=1e9, budget_joules=1e9)
+    environ = lab.environ(decided(stop_rule=promising), agent=False)
+    ended = lab.run({"metrics": [0.1, 0.1, 0.95], "steps": 30}, environ)
+    assert ended.result is not None
+    assert (ended.exit_code, ended.result.outcome) == (0, "reached"), ended.errors

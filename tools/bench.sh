@@ -9,7 +9,8 @@ measure() {
   echo "== $*"
   .venv/bin/python "$@" || status=1
 }
-measure benchmarks/optimizer/run.py
+measure benchmarks/optimizer/run.py --all --fresh
+measure benchmarks/optimizer/speed.py
 measure -m benchmarks.savings.run
 measure -m benchmarks.gpu_model.fit
 exit $status

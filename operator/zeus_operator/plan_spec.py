@@ -37,6 +37,13 @@ class ThroughputSweep(enum.StrEnum):
     NEVER = "Never"
 
 
+class Bound(enum.StrEnum):
+    """What the bound on the cost of exploring holds for."""
+
+    EXPECTED = "Expected"
+    EVERY_HISTORY = "EveryHistory"
+
+
 class LearningRateScaling(enum.StrEnum):
     """How the learning rate follows the batch size."""
 
@@ -71,6 +78,7 @@ class JobPlanSpec:
         max_executions: how often one attempt is executed when it is preempted
             again and again; then it ends as preempted.
         pause_after_failures: failed recurrences in a row after which no new one starts.
+        max_extra_cost_percent: what exploring may cost over always running the default.
         control_fraction: share of the recurrences that are control runs.
     """
 
@@ -93,6 +101,8 @@ class JobPlanSpec:
     time_zone: str = "UTC"
     concurrency_policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
     starting_deadline_seconds: float | None = None
+    max_extra_cost_percent: float = 5.0
+    exploration_bound: Bound = Bound.EXPECTED
     control_fraction: Fraction = Fraction(0)
 
     @property
@@ -103,6 +113,8 @@ class JobPlanSpec:
             default_batch_size=self.default_batch_size,
             max_epochs=self.max_epochs,
             max_attempts=self.max_attempts,
+            exploration_share=self.max_extra_cost_percent / 100.0,
+            bound_every_history=self.exploration_bound is Bound.EVERY_HISTORY,
         )
 
     def as_decided(self, decision: DecisionRecord) -> JobPlanSpec:
@@ -136,6 +148,7 @@ class JobPlanSpec:
         rate = batch_size.get("learningRate")
         power = spec.get("power", {})
         retry = spec.get("retry", {})
+        exploration = spec.get("exploration", {})
         return cls(
             target=float(metric["target"]),
             metric_mode=MetricMode(metric.get("mode", "Max")),
@@ -160,6 +173,8 @@ class JobPlanSpec:
             time_zone=spec.get("timeZone") or "UTC",
             concurrency_policy=ConcurrencyPolicy(spec.get("concurrencyPolicy", "Forbid")),
             starting_deadline_seconds=spec.get("startingDeadlineSeconds"),
+            max_extra_cost_percent=float(exploration.get("maxExtraCostPercent", "5")),
+            exploration_bound=Bound(exploration.get("bound", "Expected")),
             control_fraction=Fraction(spec.get("savings", {}).get("controlFraction", "0")),
         )
 

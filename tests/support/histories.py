@@ -25,6 +25,7 @@ from zeus_operator.records import (
 from zeus_operator.store.store import Store
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import LEARNED_FROM, Outcome, PowerProfilePoint, Result
+from zeus_runtime.stopping import StopRule
 
 START = datetime(2026, 1, 5, 2, 0, tzinfo=UTC)
 MAX_POWER_WATTS = 250.0
@@ -71,6 +72,7 @@ class Try:
     cost_threshold_joules: float | None = 4000.0
     observations_seen: int = 1
     full_power_epoch: tuple[float, float] | None = None
+    stop_rule: StopRule | None = None
 
     @property
     def cost_joules(self) -> float | None:
@@ -173,6 +175,7 @@ def _attempt(
             seed=number,
             policy=source.policy,
             sentence=source.sentence,
+            stop_rule=source.stop_rule,
             candidates=(
                 Candidate(batch_size=128, runs=2, typical_cost_joules=1900.0),
                 Candidate(batch_size=256, runs=1, typical_cost_joules=2100.0),

@@ -103,6 +103,31 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
         "spec.savings.controlFraction",
         'quote it: "0.1"',
     ),
+    "too much to spend on exploring": (
+        with_spec('exploration: {maxExtraCostPercent: "101"}'),
+        "spec.exploration.maxExtraCostPercent",
+        'must be from "0" to "100"',
+    ),
+    "less than nothing to spend on exploring": (
+        with_spec('exploration: {maxExtraCostPercent: "-1"}'),
+        "spec.exploration.maxExtraCostPercent",
+        'must be from "0" to "100"',
+    ),
+    "a percentage without quotes": (
+        with_spec("exploration: {maxExtraCostPercent: 5}"),
+        "spec.exploration.maxExtraCostPercent",
+        'quote it: "5"',
+    ),
+    "a percentage with its sign": (
+        with_spec('exploration: {maxExtraCostPercent: "5%"}'),
+        "spec.exploration.maxExtraCostPercent",
+        "must be a decimal in quotes",
+    ),
+    "a bound that there is not": (
+        with_spec("exploration: {bound: Always}"),
+        "spec.exploration.bound",
+        "Expected, EveryHistory",
+    ),
     "energy preference out of range": (
         changed('"0.5"', '"1.5"'),
         "spec.objective.energyPreference",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 
+from zeus_operator.optimizer.epochs import EpochModel
 from zeus_operator.optimizer.learner import FoldingPolicy
-from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
+from zeus_operator.optimizer.types import Candidate, Choice, Observation, Problem, Situation
 from zeus_runtime.protocol import Outcome
+from zeus_runtime.stopping import Level, StopRule
 
 ARMS = (32, 64, 128, 256, 512)
 GPU = "SimGPU-A"
@@ -79,6 +81,29 @@ def after(*steps: tuple[int, float | None]) -> HistoryBuilder:
         else:
             history.add(size, cost)
     return history
+
+
+def candidate(choice: Choice, size: int) -> Candidate:
+    """Return how the arm `size` looked."""
+    return next(c for c in choice.candidates if c.batch_size == size)
+
+
+def rule_of(model: EpochModel, arm: int, levels: tuple[Level, ...] = ()) -> StopRule:
+    """Return the rule that a run of `arm` would be observed by."""
+    belief = model.belief()
+    return StopRule(
+        log_epochs_mean=float(belief.mean[arm]),
+        arm_variance=float(belief.variance[arm]),
+        run_variance=float(model.run_variances[arm]),
+        probability=0.9,
+        best_cost_joules=1.0,
+        cap_joules=1e9,
+        budget_joules=1e9,
+        horizon=0.0,
+        leave_factor=2.0,
+        max_epochs=100,
+        levels=levels,
+    )
 
 
 class SyntheticJob:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 FRACTION_PATTERN = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
 UP_TO_A_HALF_PATTERN = r"^0(\.[0-4][0-9]*|\.50*)?$"
+PERCENT_PATTERN = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)$"
 DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^$|^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
@@ -67,6 +68,15 @@ def _up_to_a_half(value: Any) -> Any:
     return value
 
 
+def _percent(value: Any) -> Any:
+    """Refuse a decimal outside 0..100."""
+    if not 0.0 <= float(_decimal(value)) <= 100.0:
+        raise PydanticCustomError(
+            "percent", 'must be from "0" to "100", not {given}', {"given": repr(value)}
+        )
+    return value
+
+
 Decimal = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32), BeforeValidator(_decimal)]
 Fraction = Annotated[
     str, BeforeValidator(_fraction), Field(pattern=FRACTION_PATTERN, max_length=32)
@@ -74,6 +84,7 @@ Fraction = Annotated[
 UpToAHalf = Annotated[
     str, BeforeValidator(_up_to_a_half), Field(pattern=UP_TO_A_HALF_PATTERN, max_length=32)
 ]
+Percent = Annotated[str, BeforeValidator(_percent), Field(pattern=PERCENT_PATTERN, max_length=32)]
 BatchSizeValue = Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)]
 Labels = Annotated[
     dict[

@@ -13,9 +13,9 @@ from __future__ import annotations
 import enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StrictBool, StrictInt
 
+from zeus_operator.api.base import ApiModel
 from zeus_operator.api.fields import (
     DNS_LABEL_PATTERN,
     Annotations,
@@ -24,8 +24,8 @@ from zeus_operator.api.fields import (
     Decimal,
     Fraction,
     Labels,
-    UpToAHalf,
 )
+from zeus_operator.api.learning import Exploration, PolicyName, Retry, Savings
 from zeus_runtime.protocol import MetricMode
 
 API_VERSION = "zeus.energy/v1alpha1"
@@ -61,23 +61,6 @@ class ThroughputSweep(enum.StrEnum):
 
     AUTO = "Auto"
     NEVER = "Never"
-
-
-class PolicyName(enum.StrEnum):
-    """Which bandit chooses the batch size."""
-
-    STRUCTURED = "structured"
-    ZEUS = "zeus"
-
-
-class ApiModel(BaseModel):
-    """Base of all objects of the API: frozen, camelCase, no unknown fields."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-    )
 
 
 class ObjectMeta(ApiModel):
@@ -209,42 +192,6 @@ class Gpu(ApiModel):
     )
 
 
-class Retry(ApiModel):
-    """How often a recurrence is tried, and when to stop trying."""
-
-    max_attempts: StrictInt = Field(
-        default=5,
-        ge=1,
-        le=20,
-        description=(
-            "Most attempts of one recurrence. The last one takes the default batch size and is "
-            "not stopped for its cost."
-        ),
-    )
-    pause_after_failures: StrictInt = Field(
-        default=3,
-        ge=1,
-        le=100,
-        description="After so many failed recurrences in a row no new one starts.",
-    )
-
-
-class Savings(ApiModel):
-    """How what the job saves is measured."""
-
-    control_fraction: UpToAHalf = Field(
-        default="0",
-        description=(
-            'Share of the recurrences that are control runs, a quoted decimal from "0" to "0.5": '
-            "they take the default batch size at the power limit found, so that what is saved "
-            "against it is known better. A control run delivers a model and saves nothing, so a "
-            'share of "0.05" gives up 5 % of the savings. They are spread evenly over the '
-            "recurrences, on the schedule or back to back, and the first is never one. In the "
-            "modes Observe and Recommend the default runs anyway, and it changes nothing."
-        ),
-    )
-
-
 class TemplateMeta(ApiModel):
     """Labels and annotations of the child workload."""
 
@@ -371,6 +318,9 @@ class ZeusJobSpec(ApiModel):
         ),
     )
     retry: Retry = Field(default_factory=Retry, description="Attempts of a recurrence.")
+    exploration: Exploration = Field(
+        default_factory=Exploration, description="What trying other batch sizes may cost."
+    )
     savings: Savings = Field(default_factory=Savings, description="How savings are measured.")
     workload: Workload = Field(description="The workload that each run executes.")
 

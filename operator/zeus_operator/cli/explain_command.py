@@ -21,7 +21,7 @@ from zeus_operator.cli.explaining import (
     replay_lines,
     replay_view,
 )
-from zeus_operator.cli.explaining import explain as explain_attempt
+from zeus_operator.cli.explaining import explain as explain_attempts
 from zeus_operator.cli.failures import ExitCode, WrongInput
 from zeus_operator.optimizer import POLICY_NAMES
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord
@@ -49,11 +49,8 @@ def explain(settings: Settings, job: str, run: str | None, kind: str) -> None:
         recurrences = store.history(record.id, kind=RecurrenceKind(kind))
         observations = store.observations(record.id)
     recurrence, number = _chosen(recurrences, run, kind)
-    explanations = [
-        explain_attempt(recurrence, attempt, observations)
-        for attempt in recurrence.attempts
-        if number in (None, attempt.number)
-    ]
+    attempts = [each for each in recurrence.attempts if number in (None, each.number)]
+    explanations = explain_attempts(recurrence, attempts, observations)
     if not explanations:
         count = len(recurrence.attempts)
         raise WrongInput(f"recurrence {recurrence.ordinal} has {count} attempts, no {run}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from zeus_operator.cli.tables import table
 from zeus_operator.cli.views import attempt_view, plain
 from zeus_operator.deciding import DEFAULT_POLICY, replay
 from zeus_operator.optimizer import POLICY_NAMES, policy
-from zeus_operator.optimizer.types import Candidate, Choice, Observation
+from zeus_operator.optimizer.types import Candidate, Choice, Observation, Policy
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
 from zeus_operator.report import units
 
@@ -21,7 +21,9 @@ _LEGEND = {
     "them cost less.",
     "80 % range": "80 % range: one attempt in ten costs less, and one in ten more.",
     "net gain": "net gain: what later recurrences are expected to save by trying it, less what "
-    "the attempt costs over the cheapest.",
+    "it is expected to cost more than a run of the best known.",
+    "costs extra": "costs extra: what trying it is expected to cost more than a run of the best "
+    "known, if nothing comes of it later; it must fit what exploring may cost.",
     "drawn cost": "drawn cost: a draw from the belief about the mean cost; the least is taken.",
 }
 """What the columns of the candidates say, where it is not plain."""
@@ -44,21 +46,34 @@ class Explanation:
 
 
 def explain(
-    recurrence: RecurrenceRecord, attempt: AttemptRecord, observations: tuple[Observation, ...]
-) -> Explanation:
-    """Make the stored decision again and compare what it tells the run to do.
+    recurrence: RecurrenceRecord,
+    attempts: Sequence[AttemptRecord],
+    observations: tuple[Observation, ...],
+) -> list[Explanation]:
+    """Make stored decisions again and compare what they tell the runs to do.
 
-    The reason is not compared: a later release may put the same one in other words.
+    The reasons are not compared: a later release may put the same one in other words.
 
     Args:
-        recurrence: of the attempt.
-        attempt: what to explain.
+        recurrence: of the attempts.
+        attempts: what to explain.
         observations: of the job, in the order of the store.
     """
+    # One object for all: a policy that has folded a history folds only what follows.
+    asked = {name: policy(name) for name in POLICY_NAMES}
+    return [_explained(recurrence, attempt, observations, asked) for attempt in attempts]
+
+
+def _explained(
+    recurrence: RecurrenceRecord,
+    attempt: AttemptRecord,
+    observations: tuple[Observation, ...],
+    asked: Mapping[str, Policy],
+) -> Explanation:
     decision = attempt.decision
-    if decision.policy not in POLICY_NAMES or len(observations) < decision.observations_seen:
+    if decision.policy not in asked or len(observations) < decision.observations_seen:
         return Explanation(recurrence, attempt, None)
-    again = replay(decision, policy(decision.policy), observations)
+    again = replay(decision, asked[decision.policy], observations)
     return Explanation(recurrence, attempt, again, _difference(attempt, again))
 
 
@@ -120,6 +135,7 @@ def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
             if candidate.success_probability is None
             else f"{100 * candidate.success_probability:.0f} %",
             units.joules(candidate.net_gain_joules),
+            units.joules(candidate.extra_cost_joules),
             units.joules(candidate.drawn_cost_joules),
             candidate.note,
         )
@@ -127,7 +143,7 @@ def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
     ]
     header = (
         *("  batch size", "runs", "typical cost", "80 % range"),
-        *("reaches target", "net gain", "drawn cost", "note"),
+        *("reaches target", "net gain", "costs extra", "drawn cost", "note"),
     )
     given = [
         index
@@ -137,7 +153,7 @@ def _candidates(candidates: Sequence[Candidate], chosen: int) -> list[str]:
     shown = table(
         [header[index] for index in given],
         [[row[index] for index in given] for row in rows],
-        left=frozenset(given.index(index) for index in (0, 7) if index in given),
+        left=frozenset(given.index(index) for index in (0, len(header) - 1) if index in given),
     )
     legend = [text for name, text in _LEGEND.items() if header.index(name) in given]
     return [*shown, *([""] if legend else []), *legend]

@@ -83,10 +83,10 @@ def status_lines(state: JobState) -> list[str]:
         ("policy", job.policy),
         ("mode", str(job.spec.get("mode", "Optimize"))),
         ("recurrences", f"{seen['reached']} reached the target, {seen['failed']} failed"),
-        ("default runs", str(seen["control"])),
+        ("control runs", str(seen["control"])),
     ]
     share = _control_fraction(job)
-    if float(share):
+    if float(share) and job.spec.get("mode", "Optimize") == "Optimize":
         rows.append(("control share", f"{share} of the recurrences run the default"))
     rows += [("open", _open(r)) for r in state.open]
     rows += [

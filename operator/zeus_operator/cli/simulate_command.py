@@ -20,10 +20,12 @@ from zeus_operator.cli.simulate_text import group_lines, pair_lines
 from zeus_operator.cli.views import to_json
 from zeus_operator.optimizer import POLICY_NAMES, policy
 from zeus_operator.optimizer.learner import FoldingPolicy
+from zeus_operator.plan_spec import Bound
 from zeus_operator.simulate.group_summary import GroupSummary, arrivals_of
 from zeus_operator.simulate.groups import JobGroup
 from zeus_operator.simulate.output import group_view, summary_view
 from zeus_operator.simulate.study import Effort, PairResult, compare, compare_groups
+from zeus_operator.simulate.terms import OnTerms, Terms
 from zeus_operator.simulate.workload import Workload
 
 P = ParamSpec("P")
@@ -118,6 +120,20 @@ def processors() -> int:
     help="Energy preference: 1 counts only energy, 0 only time.",
 )
 @click.option(
+    "--max-extra-cost-percent",
+    type=click.FloatRange(0.0, 100.0),
+    default=5.0,
+    show_default=True,
+    help="What exploring may cost over always running the default (policy structured).",
+)
+@click.option(
+    "--bound",
+    type=click.Choice([bound.value for bound in Bound]),
+    default=Bound.EXPECTED.value,
+    show_default=True,
+    help="Whether that holds on average or in every single history.",
+)
+@click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file."
 )
 @click.option(
@@ -153,6 +169,8 @@ def simulate(
     recurrences: tuple[int, ...],
     seeds: int,
     eta: float,
+    max_extra_cost_percent: float,
+    bound: str,
     json_file: Path | None,
     plot: Path | None,
     jobs: Path | None,
@@ -178,7 +196,8 @@ def simulate(
             notes += more
         for note in notes:
             click.echo(note, err=True)
-        asked = [policy(name) for name in dict.fromkeys(policies)]
+        terms = Terms(max_extra_cost_percent / 100.0, Bound(bound) is Bound.EVERY_HISTORY)
+        asked = [OnTerms(policy(name), terms) for name in dict.fromkeys(policies)]
         pairs, replayed = _simulated(chosen, asked, recurrences, groups, Effort(seeds, processes))
         view = [summary_view(s) for result in pairs for s in result.summaries]
         view += [group_view(summary) for summary in replayed]

@@ -49,7 +49,7 @@ def savings_lines(savings: Savings) -> list[str]:
         )
     rows += _side("learned, all", overall)
     if savings.control:
-        rows += _side("control runs included", savings.with_control)
+        rows += _side("default runs included", savings.with_control)
     rows += _side("learned, last third", savings.converged)
     lines = []
     if rows:

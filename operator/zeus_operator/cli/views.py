@@ -148,13 +148,12 @@ def savings_view(savings: Savings) -> dict[str, Any]:
             )
         return view
 
-    default = savings.default_cost
     return {
         "sentence": headline(savings),
         "overall": comparison(savings.overall),
         "with_control": comparison(savings.with_control),
         "last_third": comparison(savings.converged),
-        "default_runs": 0 if default is None else default.runs,
+        "default_runs": savings.default_runs,
         "control": savings.control,
         "learned_failed": savings.learned_failed,
         "default_failed": savings.control_failed,

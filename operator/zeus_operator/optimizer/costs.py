@@ -107,6 +107,11 @@ class CostModel:
         """Whether anything was measured on that kind of GPU; an unknown GPU: on any."""
         return gpu in self._tables if gpu[0] else bool(self._tables)
 
+    def measured(self, gpu: Gpu, arm: int) -> bool:
+        """Whether a cost per epoch of `arm` was measured there, in whatever way."""
+        table = self._tables.get(gpu)
+        return table is not None and arm in table.arms
+
     def unit_joules(self, gpu: Gpu, arm: int) -> float | None:
         """Return the default's measured cost per epoch there, or that of `arm`; None: neither."""
         table = self._tables.get(gpu)

@@ -35,6 +35,8 @@ class Curves:
         """Take in a run that reached the target."""
         if not run.milestones or run.epochs < 1:
             return
+        if not all(math.isfinite(metric) for _, metric in run.milestones):
+            return
         if not self._metrics:
             self._set_levels(run)
         if not self._metrics:

@@ -4,17 +4,23 @@
 anew for every decision would make a simulation quadratic, so each policy also
 offers its learner: `choose` is "begin, observe each, choose", and a simulation
 keeps one learner per job and feeds it as runs end.  Both give the same choices.
+A policy keeps the learners of the histories it was asked about last, see `folds`:
+that makes it faster and changes no answer.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 
+from zeus_operator.optimizer.folds import Folds
 from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
 from zeus_operator.optimizer.words import last_attempt_sentence
 from zeus_runtime.protocol import LEARNED_FROM
+
+MOST_JOULES = 1e30
+"""More than anything can cost, and little enough that squares and sums of it are numbers."""
 
 
 class Learner(ABC):
@@ -29,7 +35,7 @@ class Learner(ABC):
         """Learn from one attempt; an attempt seen before, or one that teaches nothing, is ignored.
 
         Measurements cross process and network borders, so a value that is not
-        finite or is negative is dropped here rather than trusted.
+        finite, is negative or beyond all sense is dropped here rather than trusted.
         """
         if observation.attempt_id in self._seen:
             return
@@ -38,13 +44,12 @@ class Learner(ABC):
             observation.outcome in LEARNED_FROM
             and observation.batch_size > 0
             and observation.epochs >= 0
-            and math.isfinite(observation.cost_joules)
-            and observation.cost_joules >= 0
+            and 0.0 <= observation.cost_joules <= MOST_JOULES  # false for NaN
         ):
             self._learn(observation)
 
     def choose(self, situation: Situation, seed: int) -> Choice:
-        """Return the next attempt's batch size and threshold.
+        """Return the next attempt's batch size and threshold; what was learned stays as it is.
 
         The last attempt of a recurrence is the default batch size without a
         threshold under every policy: the user needs a model more than a lesson.
@@ -79,6 +84,10 @@ class FoldingPolicy(ABC):
 
     name: str
 
+    @cached_property
+    def _folds(self) -> Folds[Learner]:
+        return Folds()
+
     @abstractmethod
     def begin(self, problem: Problem, retired: Iterable[int] = ()) -> Learner:
         """Return a learner that has observed nothing.
@@ -101,12 +110,8 @@ class FoldingPolicy(ABC):
         Raises:
             ValueError: the problem offers no arm, or its default is not one of them.
         """
-        offered = set(problem.batch_sizes)
-        retired = {o.batch_size for o in observations if o.batch_size > 0} - offered
-        learner = self.begin(problem, sorted(retired))
-        for observation in observations:
-            learner.observe(observation)
-        return learner.choose(situation, seed)
+        with self._folds.of(self.begin, problem, observations) as learner:
+            return learner.choose(situation, seed)
 
 
 def _check(problem: Problem) -> None:

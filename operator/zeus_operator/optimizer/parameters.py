@@ -72,7 +72,7 @@ class Parameters:
     gap_floor: float = 0.1
     gap_root: float = 0.4
     curve_reach: float = 2.0
-    hint_weight: float = 0.5
+    hint_weight: float = 0.7
     horizon: float = 4.0
     horizon_growth: float = 0.1
     horizon_most: float = 40.0

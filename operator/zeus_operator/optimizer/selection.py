@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from zeus_operator.optimizer import budget
+from zeus_operator.optimizer import budget, worst_case
 from zeus_operator.optimizer.gaussian import TENTH, safe_exp
 from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.types import Candidate, Choice, Problem, Situation
@@ -41,7 +41,7 @@ class Assessment:
         proven_positions: of the arms that have reached the target, offered still or not.
         default: the arm that stands for doing nothing.
         full_power_ratio: of the default, see `budget`.
-        budget: what exploring may still cost.
+        budget: what exploring may still cost, in expectation or in the worst case.
         unit_log_joules: ln of the unit; None: no cost was ever measured.
         borrowed: the unit was measured on another kind of GPU.
         recurrences: that ended with a model.
@@ -76,25 +76,52 @@ def select(
     fitting = tuple(a for a in assessment.arms if a.fits) or assessment.arms
     # The default, or the largest that fits where the default does not.
     default = next((a for a in fitting if a.arm == assessment.default.arm), fitting[-1])
-    proven = [a for a in fitting if a.proven]
-    if not proven:
-        answer = _Answer(assessment, problem, situation, parameters, make_rule)
-        return _without_experience(answer, fitting, default)
-    best = min(proven, key=lambda a: a.value)
+    allowed, barred = fitting, None
+    if problem.bound_every_history:
+        allowed = _surely_affordable(assessment, situation, fitting, default)
+        barred = _best_of([a for a in fitting if a not in allowed])
+    best = _best_of(allowed)
+    if best is None:
+        answer = _Answer(assessment, problem, situation, parameters, make_rule, default)
+        return _without_experience(answer, allowed, default)
     incumbent = _incumbent(assessment, default, best, parameters)
     scores: dict[int, Trial] = {}
     chosen = incumbent
     if len(situation.failed) < parameters.explorations:
-        caps = _caps(fitting, best, problem, parameters)
-        tried = _worth_a_look(assessment, situation, fitting, best, caps, parameters)
+        bounded = None if not problem.bound_every_history else max(assessment.budget, 0.0)
+        caps = {
+            a.arm: _cap(a, best, problem, parameters, None if a is default else bounded)
+            for a in allowed
+        }
+        tried = _worth_a_look(assessment, situation, allowed, best, caps, parameters)
         horizon = _horizon(assessment, parameters)
         found = trials(tried, best.value, [caps[a.arm] for a in tried], horizon)
         scores = {arm.arm: trial for arm, trial in zip(tried, found, strict=True)}
         chosen = _explored(assessment, tried, scores) or incumbent
     answer = _Answer(
-        assessment, problem, situation, parameters, make_rule, best=best, scores=scores
+        assessment, problem, situation, parameters, make_rule, default, best, barred, scores
     )
     return answer.choose(chosen, incumbent)
+
+
+def _best_of(arms: Sequence[Arm]) -> Arm | None:
+    """Return the cheapest arm that has reached the target; None: none has."""
+    return min((a for a in arms if a.proven), key=lambda a: a.value, default=None)
+
+
+def _surely_affordable(
+    assessment: Assessment, situation: Situation, fitting: tuple[Arm, ...], default: Arm
+) -> tuple[Arm, ...]:
+    """Return the default, and what can't cost more than is left, whatever happens.
+
+    What a run under way will cost is not known yet, nor is a joule on a new kind of GPU.
+    """
+    waiting = any(size != default.batch_size for size in situation.in_flight)
+    unknown = assessment.borrowed or assessment.unit_log_joules is None
+    if waiting or unknown or not default.proven:
+        return (default,)
+    left = assessment.budget
+    return tuple(a for a in fitting if a is default or worst_case.may_run(a, default, left))
 
 
 def _incumbent(assessment: Assessment, default: Arm, best: Arm, parameters: Parameters) -> Arm:
@@ -115,31 +142,29 @@ def _horizon(assessment: Assessment, parameters: Parameters) -> float:
     return min(growing, parameters.horizon_most)
 
 
-def _caps(
-    fitting: tuple[Arm, ...], best: Arm, problem: Problem, parameters: Parameters
-) -> dict[int, int]:
-    return {arm.arm: _cap(arm, best, problem, parameters) for arm in fitting}
-
-
-def _cap(arm: Arm, best: Arm, problem: Problem, parameters: Parameters) -> int:
+def _cap(
+    arm: Arm, best: Arm, problem: Problem, parameters: Parameters, bounded: float | None
+) -> int:
+    """Return the most epochs of an attempt; `bounded`: most it may cost whatever happens."""
+    factor, own = parameters.unproven_cap, None
     if arm.proven:
         # Its own spread is known: to cut its long but normal runs would pay for them twice.
         factor, own = parameters.proven_cap, parameters.proven_sds
-        return cap_epochs(arm, factor * best.value, own, problem.max_epochs)
-    return cap_epochs(arm, parameters.unproven_cap * best.value, None, problem.max_epochs)
+    most = cap_epochs(arm, factor * best.value, own, problem.max_epochs)
+    return most if bounded is None else min(most, worst_case.affordable_epochs(arm, bounded))
 
 
 def _worth_a_look(
     assessment: Assessment,
     situation: Situation,
-    fitting: tuple[Arm, ...],
+    allowed: tuple[Arm, ...],
     best: Arm,
     caps: dict[int, int],
     parameters: Parameters,
 ) -> list[Arm]:
     """Return the arms that may be tried now, whatever they promise."""
     found = []
-    for arm in fitting:
+    for arm in allowed:
         if arm.arm == best.arm or arm.batch_size in situation.failed or caps[arm.arm] < 1:
             continue
         if not arm.proven:
@@ -164,15 +189,21 @@ def _explored(assessment: Assessment, tried: list[Arm], scores: dict[int, Trial]
     return chosen
 
 
-def _without_experience(answer: _Answer, fitting: tuple[Arm, ...], default: Arm) -> Choice:
+def _without_experience(answer: _Answer, allowed: tuple[Arm, ...], default: Arm) -> Choice:
     """Choose while no arm has reached the target: without a limit, for none would be founded."""
     size = default.batch_size
-    untried = [a for a in fitting if a.batch_size not in answer.situation.failed]
+    untried = [a for a in allowed if a.batch_size not in answer.situation.failed]
     if default in untried:
         if answer.nothing_known:
             return answer.unlimited(default, first_run_sentence(size))
         return answer.unlimited(
             default, f"No batch size has reached the target yet: the default {size} again."
+        )
+    if not untried and answer.problem.bound_every_history:
+        return answer.unlimited(
+            default,
+            f"The default batch size {size} once more: until it has reached the target, nothing "
+            "says what another may cost.",
         )
     if not untried:
         return answer.unlimited(
@@ -195,7 +226,9 @@ class _Answer:
     situation: Situation
     parameters: Parameters
     make_rule: MakeRule
+    default: Arm
     best: Arm | None = None
+    barred: Arm | None = None  # the best of those that may cost too much in the worst case
     scores: dict[int, Trial] = field(default_factory=dict)
 
     @property
@@ -213,8 +246,9 @@ class _Answer:
         """Choose `chosen` under the terms that it deserves."""
         assert self.best is not None
         failed = self.situation.failed
+        surely = self.problem.bound_every_history and chosen is not self.default
         again = chosen.batch_size in failed
-        if again and len(failed) >= self.parameters.explorations:
+        if again and len(failed) >= self.parameters.explorations and not surely:
             return self.unlimited(
                 chosen,
                 f"Attempt {self.situation.attempt}: batch size {chosen.batch_size} without a cost "
@@ -223,10 +257,14 @@ class _Answer:
         sentence = self._reason(chosen, incumbent)
         if self.assessment.borrowed or self.assessment.unit_log_joules is None:
             return self._choice(chosen, None, None, sentence)  # no joule is known there
-        cap = _cap(chosen, self.best, self.problem, self.parameters) * chosen.epoch_cost
+        if chosen is self.default:
+            # Its long runs are what always running it costs, too: to cut them would pay twice.
+            return self._choice(chosen, None, None, sentence)
         budget_now = max(self.assessment.budget, 0.0)
-        if self.problem.bound_every_history and chosen.arm != self.assessment.default.arm:
-            cap = min(cap, budget_now)
+        most = _cap(
+            chosen, self.best, self.problem, self.parameters, budget_now if surely else None
+        )
+        cap = most * chosen.epoch_cost
         rule = None
         if not chosen.proven:
             terms = RuleTerms(
@@ -247,6 +285,13 @@ class _Answer:
         size = chosen.batch_size
         trial = self.scores.get(chosen.arm)
         if trial is None or chosen is incumbent:
+            if self.barred is not None and self.barred.value < chosen.value:
+                return (
+                    f"{start}Batch size {size}{'' if failed else ' again'}: "
+                    f"{self.barred.batch_size} looks cheaper (about {self._typical(self.barred)} "
+                    f"after {times(self.barred.runs)}, against {cost}), but a long run of it could "
+                    f"cost more than may still be spent in the worst case ({self._left()})."
+                )
             if chosen is best:
                 return (
                     f"{start}Batch size {size}{'' if failed else ' again'}: about {cost} after "
@@ -271,11 +316,19 @@ class _Answer:
         )
 
     def _why_nothing_is_tried(self) -> str:
+        failed = len(self.situation.failed)
+        if failed >= self.parameters.explorations:
+            return f"after {failed} failed attempts nothing else is tried"
         promising = [t for t in self.scores.values() if t.net_gain > 0.0]
+        if not promising and self.problem.bound_every_history:
+            return f"no other promises enough for what a try may cost at most ({self._left()})"
         if not promising:
             return "no other promises enough to pay for a try"
-        left = self.assessment.joules(max(self.assessment.budget, 0.0))
-        return f"a try of another would cost more than exploring may still cost ({joules(left)})"
+        return f"a try of another would cost more than exploring may still cost ({self._left()})"
+
+    def _left(self) -> str:
+        """What exploring may still cost, in words."""
+        return joules(self.assessment.joules(max(self.assessment.budget, 0.0)))
 
     def _how_often(self, arm: Arm) -> str:
         return f"in {arm.runs} of {arm.runs + arm.failures} runs"

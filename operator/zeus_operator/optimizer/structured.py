@@ -24,14 +24,14 @@ from typing import TypeGuard
 
 import numpy as np
 
-from zeus_operator.optimizer import budget
+from zeus_operator.optimizer import budget, worst_case
 from zeus_operator.optimizer.costs import CostBelief, CostModel, Gpu
 from zeus_operator.optimizer.curves import Curves
 from zeus_operator.optimizer.drift import Cusum
 from zeus_operator.optimizer.epochs import EpochModel
 from zeus_operator.optimizer.feasibility import Feasibility, Memory
 from zeus_operator.optimizer.gaussian import Belief, safe_exp
-from zeus_operator.optimizer.learner import FoldingPolicy, Learner
+from zeus_operator.optimizer.learner import MOST_JOULES, FoldingPolicy, Learner
 from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.selection import Assessment, RuleTerms, select
 from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
@@ -116,9 +116,10 @@ class StructuredLearner(Learner):
         held, full = observation.epoch_cost_joules, observation.full_power_epoch_cost_joules
         if _is_cost(held):
             self._costs.observe(gpu, arm, held)
-        elif observation.epochs > 0 and observation.cost_joules > 0.0:
+        elif observation.epochs > 0:
             mean = observation.cost_joules / observation.epochs
-            self._costs.observe(gpu, arm, mean, rough=True)
+            if _is_cost(mean):
+                self._costs.observe(gpu, arm, mean, rough=True)
         if not (_is_cost(held) and _is_cost(full)):
             return
         self._costs.observe_full_power(gpu, arm, full, held)
@@ -132,7 +133,7 @@ class StructuredLearner(Learner):
         unit = self._costs.unit_joules(gpu, arm)
         if unit is None:
             return
-        cost = max(observation.cost_joules - observation.sweep_cost_joules, 0.0) / unit
+        cost = (observation.cost_joules - _sweep_cost(observation)) / unit
         reached = observation.outcome is Outcome.REACHED
         overhead = 0.0
         held = observation.epoch_cost_joules
@@ -143,21 +144,33 @@ class StructuredLearner(Learner):
         if reached:
             self._account.model(arm)
             self._account.wasted += overhead
-        else:
+        elif arm != self._default:
+            # That the default fails by itself now and then is part of what always running it costs.
             self._account.wasted += cost
-        whole = observation.cost_joules / unit
-        if not reached:
-            self._account.realized_extra += whole
-        elif arm == self._default:
-            self._account.realized_extra += overhead + observation.sweep_cost_joules / unit
-        else:
-            self._account.realized_extra += whole - self._default_cost()
+        self._account.strayed += self._strayed(observation)
 
-    def _default_cost(self) -> float:
-        """What a recurrence of the default costs at the power limit found, in units."""
-        belief = self._epochs.belief()
-        noise = float(self._epochs.run_variances[self._default])
-        return safe_exp(float(belief.mean[self._default]) + 0.5 * noise)
+    def _strayed(self, observation: Observation) -> float:
+        """What an attempt spent on anything but a run of the default, in units."""
+        arm = self._index[observation.batch_size]
+        gpu = (observation.gpu_model, observation.gpu_count)
+        unit = self._costs.unit_joules(gpu, arm)
+        if unit is None:
+            return 0.0
+        if arm != self._default or observation.outcome is Outcome.COST_EXCEEDED:
+            return observation.cost_joules / unit
+        # That the default fails by itself now and then is part of what always running it costs.
+        held, full = observation.epoch_cost_joules, observation.full_power_epoch_cost_joules
+        if observation.outcome is Outcome.REACHED and _is_cost(held) and _is_cost(full):
+            return max(observation.cost_joules - observation.epochs * held, 0.0) / unit
+        return _sweep_cost(observation) / unit
+
+    def _default_surely(self) -> float:
+        """What a recurrence of the default costs at least, in units."""
+        belief, arm = self._epochs.belief(), self._default
+        noise = float(self._epochs.run_variances[arm])
+        expected = safe_exp(float(belief.mean[arm]) + 0.5 * noise)
+        spread = math.sqrt(float(belief.variance[arm]))
+        return budget.surely(expected, spread, self._epochs.runs(arm))
 
     def _learn_epochs(self, arm: int, observation: Observation) -> None:
         if observation.outcome is Outcome.REACHED:
@@ -209,15 +222,21 @@ class StructuredLearner(Learner):
     def _forget(self) -> None:
         """Start over from the runs since the change; costs per epoch have their own alarm."""
         since, self._since = list(self._since), deque()
+        for observation in since:
+            reached = observation.outcome is Outcome.REACHED
+            arm = self._index[observation.batch_size] if reached else None
+            self._account.take_back(arm, self._strayed(observation))
+        share = self.problem.exploration_share
+        self._account = self._account.after_a_change(self._default, self._default_surely(), share)
         self._epochs.forget()
         self._feasibility.forget()
         self._cusum.reset()
         self._before = None
         self._stopped_in.clear()
-        self._account = budget.Account()
         for observation in since:
             arm = self._index[observation.batch_size]
             self._learn_epochs(arm, observation)
+            self._account.strayed += self._strayed(observation)
             if observation.outcome is Outcome.REACHED:
                 self._account.model(arm)
 
@@ -235,14 +254,16 @@ class StructuredLearner(Learner):
             unit = safe_exp(costs.unit_log_joules or 0.0)
             return self._rule(arm.arm, belief, terms, unit)
 
-        choice = select(
-            self._assess(situation, costs), self.problem, situation, self._parameters, make_rule
-        )
-        return self._with_sweep(choice, gpu)
+        seen = self._assess(situation, costs)
+        choice = select(seen, self.problem, situation, self._parameters, make_rule)
+        return self._with_sweep(choice, gpu, seen)
 
-    def _with_sweep(self, choice: Choice, gpu: Gpu) -> Choice:
-        """Ask the first run on a kind of GPU to measure a few steps at the other batch sizes."""
-        if self._costs.knows(gpu):
+    def _with_sweep(self, choice: Choice, gpu: Gpu, seen: Assessment) -> Choice:
+        """Ask the first run on a kind of GPU to measure a few steps at the other batch sizes.
+
+        Where nothing may be paid for exploring, that would be of no use.
+        """
+        if self._costs.knows(gpu) or self.problem.exploration_share <= 0.0:
             return choice
         here = self._index[choice.batch_size]
         reach = self._parameters.sweep_reach + 1e-6
@@ -252,6 +273,10 @@ class StructuredLearner(Learner):
             if size != choice.batch_size
             and abs(float(self._x[self._index[size]] - self._x[here])) <= reach
         )
+        if self.problem.bound_every_history:
+            most = worst_case.sweepable(seen.budget, self._default_surely())
+            nearest = sorted(others, key=lambda size: abs(size - choice.batch_size))[:most]
+            others = tuple(sorted(nearest))
         return replace(choice, sweep=others)
 
     def _rule(
@@ -283,11 +308,6 @@ class StructuredLearner(Learner):
             for arm in range(len(self._sizes))
         ]
         default = arms[self._default]
-        share = self.problem.exploration_share
-        parameters = self._parameters
-        if not self.problem.bound_every_history:
-            share *= parameters.budget_share
-        terms = budget.Terms(share, parameters.caution, self.problem.bound_every_history)
         offered = set(self.problem.batch_sizes)
         return Assessment(
             arms=tuple(a for a in arms if a.batch_size in offered),
@@ -295,11 +315,20 @@ class StructuredLearner(Learner):
             proven_positions=tuple(float(self._x[a.arm]) for a in arms if a.proven),
             default=default,
             full_power_ratio=costs.full_power_ratio,
-            budget=budget.left(self._account, arms, default, costs.full_power_ratio, terms),
+            budget=self._left(arms, costs.full_power_ratio),
             unit_log_joules=costs.unit_log_joules,
             borrowed=costs.borrowed,
             recurrences=self._account.recurrences,
         )
+
+    def _left(self, arms: list[Arm], full_power_ratio: float) -> float:
+        """Return what exploring may still cost, in units."""
+        share, account = self.problem.exploration_share, self._account
+        if self.problem.bound_every_history:
+            cost = self._default_surely()
+            return budget.left_for_sure(account, self._default, cost, full_power_ratio, share)
+        terms = budget.Terms(share * self._parameters.budget_share, self._parameters.caution)
+        return budget.left(account, arms, arms[self._default], full_power_ratio, terms)
 
     def _arm(
         self,
@@ -328,11 +357,18 @@ class StructuredLearner(Learner):
             tried_again_from=0.0 if stopped is None else self._parameters.patience * stopped,
             overhead_epochs=0.0 if runs else self._overhead_epochs,
             difference_sd=belief.difference_sd(arm, self._default),
+            cost_measured=self._costs.measured(gpu, arm),
         )
 
 
 def _is_cost(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value) and value > 0.0
+    return value is not None and 1.0 / MOST_JOULES <= value <= MOST_JOULES
+
+
+def _sweep_cost(observation: Observation) -> float:
+    """What the sweep took of an attempt's cost; 0 where that makes no sense."""
+    part = observation.sweep_cost_joules
+    return part if 0.0 <= part <= observation.cost_joules else 0.0
 
 
 class StructuredPolicy(FoldingPolicy):

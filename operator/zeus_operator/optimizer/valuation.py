@@ -38,6 +38,7 @@ class Arm:
         tried_again_from: recurrence from which it may be tried again after a stopped run.
         overhead_epochs: what its first run pays besides the epochs, in epochs of this arm.
         difference_sd: standard deviation of its ln(epochs) less the default's.
+        cost_measured: its cost per epoch was measured on this kind of GPU.
     """
 
     arm: int
@@ -55,6 +56,7 @@ class Arm:
     tried_again_from: float = 0.0
     overhead_epochs: float = 0.0
     difference_sd: float = 0.0
+    cost_measured: bool = False
 
     @property
     def proven(self) -> bool:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from zeus_operator.records import AttemptRecord, RecurrenceRecord
+from zeus_operator.records import AttemptRecord, RecurrenceRecord, RecurrenceState
 from zeus_operator.report import ink, units
 from zeus_operator.report.estimate import Estimate
 from zeus_runtime.protocol import Outcome
@@ -47,17 +47,17 @@ def cost_per_recurrence(learned: Sequence[RecurrenceRecord], default: Estimate |
 
 
 def cumulative_cost(learned: Sequence[RecurrenceRecord], default: Estimate) -> str:
-    """Draw what was spent so far against the same number of default recurrences."""
+    """Draw what was spent so far against what as many finished models of the default cost."""
     shown = [r for r in learned if r.cost_joules is not None]
     ordinals = [0, *(r.ordinal for r in shown)]
     total = [0.0, *accumulate(r.cost_joules or 0.0 for r in shown)]
-    count = range(len(total))
+    models = [0, *accumulate(int(r.state is RecurrenceState.REACHED) for r in shown)]
     with ink.style():
         drawing, axes = ink.figure()
         axes.plot(ordinals, total, color=ink.LEARNED, linewidth=2.2, label="learned")
         axes.plot(
             ordinals,
-            [default.mean * n for n in count],
+            [default.mean * n for n in models],
             color=ink.CONTROL,
             linewidth=1.8,
             linestyle=(0, (5, 3)),
@@ -66,8 +66,8 @@ def cumulative_cost(learned: Sequence[RecurrenceRecord], default: Estimate) -> s
         low, high = default.interval()
         axes.fill_between(
             ordinals,
-            [low * n for n in count],
-            [high * n for n in count],
+            [low * n for n in models],
+            [high * n for n in models],
             color=ink.CONTROL,
             alpha=0.16,
             linewidth=0,

@@ -89,12 +89,6 @@ def default_cost(runs: Sequence[DefaultRun], arms: Sequence[ArmRuns]) -> Estimat
     )
 
 
-def repeats(runs: Sequence[DefaultRun], arms: Sequence[ArmRuns]) -> int:
-    """Return how many runs repeat a batch size and tell of the spread."""
-    own = max(sum(run.reached for run in runs) - 1, 0)
-    return own + sum(len(arm.epochs) - 1 for arm in arms if _tells(arm))
-
-
 def _spread(values: Sequence[float], arms: Sequence[ArmRuns]) -> tuple[float, float] | None:
     """Return variance and degrees of freedom of ln(cost) between runs of the default."""
     own_freedom = max(len(values) - 1, 0)

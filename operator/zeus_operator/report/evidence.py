@@ -39,7 +39,7 @@ class Evidence:
 
     Args:
         learned: the recurrences that a policy decided, ascending.
-        control: those of the default configuration.
+        control: those of the default: control runs, and what ran under Observe or Recommend.
         default: runs of the default that nobody chose for what had been measured:
             `control`, and the job's first run as it would have been at the power limit found.
         arms: all other runs, by batch size.
@@ -110,8 +110,11 @@ def _first_run(
     if attempt is None or attempt.outcome not in _WHOLE_RUNS:
         return None
     decision = attempt.decision
-    was_free = decision.observations_seen == 0 and decision.cost_threshold_joules is None
-    return attempt if was_free and decision.batch_size == _default_now(ordered) else None
+    was_chosen = decision.observations_seen > 0
+    was_limited = decision.cost_threshold_joules is not None or decision.stop_rule is not None
+    if was_chosen or was_limited or decision.batch_size != _default_now(ordered):
+        return None
+    return attempt
 
 
 def _default_now(ordered: Sequence[RecurrenceRecord]) -> int | None:

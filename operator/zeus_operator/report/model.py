@@ -8,6 +8,7 @@ from datetime import datetime
 
 from zeus_operator.api.types import ZeusJobSpec
 from zeus_operator.records import AttemptRecord, JobRecord, RecurrenceKind, RecurrenceRecord
+from zeus_operator.report.comparable import is_of_the_default
 from zeus_operator.report.savings import Savings, measure
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.protocol import Result
@@ -62,8 +63,13 @@ class ReportData:
 
     @property
     def compared(self) -> tuple[RecurrenceRecord, ...]:
-        """The learned recurrences that the savings count."""
+        """The recurrences, but for control runs, that the savings count."""
         return tuple(r for r in self.learned if r.id in self.savings.compared)
+
+    @property
+    def compared_learned(self) -> tuple[RecurrenceRecord, ...]:
+        """Those of `compared` that a policy decided: no policy does under Observe or Recommend."""
+        return tuple(r for r in self.compared if not is_of_the_default(r))
 
 
 def gather(

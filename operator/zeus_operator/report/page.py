@@ -130,11 +130,13 @@ def _figures(data: ReportData) -> Iterator[Figure]:
             "the 95 % interval of what the default is expected to cost.",
             Markup(charts.cost_per_recurrence(data.compared, default)),  # noqa: S704 - our own SVG
         )
-        if default is not None:
+        if default is not None and data.compared_learned:
+            drawing = charts.cumulative_cost(data.compared_learned, default)
             yield Figure(
                 "Cost so far",
-                "What the learned recurrences cost together, against as many of the default.",
-                Markup(charts.cumulative_cost(data.compared, default)),  # noqa: S704 - our own SVG
+                "What the learned recurrences cost together, against as many finished models of "
+                "the default.",
+                Markup(drawing),  # noqa: S704 - our own SVG
             )
     if data.learned:
         sizes = data.spec.batch_size
@@ -156,15 +158,14 @@ def _figures(data: ReportData) -> Iterator[Figure]:
 
 def _means(data: ReportData) -> Iterator[TableRow]:
     overall, converged = data.savings.overall, data.savings.converged
-    reference = overall.cost or converged.cost
-    if reference is not None:
+    if overall.cost is not None:
         yield _mean_row(
-            f"default configuration ({reference.default.runs} runs)",
+            f"default configuration ({data.savings.default_runs} runs)",
             [s.default if s else None for s in (overall.cost, overall.energy, overall.time)],
         )
     sides = [("learned, all", overall), ("learned, last third", converged)]
     if data.savings.control:
-        sides.insert(1, ("control runs included", data.savings.with_control))
+        sides.insert(1, ("default runs included", data.savings.with_control))
     for name, comparison in sides:
         savings = (comparison.cost, comparison.energy, comparison.time)
         if comparison.cost is None:

@@ -105,10 +105,11 @@ class Savings:
 
     Args:
         overall: over all learned recurrences, exploration included.
-        with_control: the same with the control runs, which save nothing.
+        with_control: the same with the recurrences of the default, which save nothing.
         converged: over the last third of the learned ones: what to expect of the next.
         default_cost: of the default configuration per finished model; None: not known yet.
-        control: control recurrences that are counted.
+        default_runs: runs that tell what the default costs, before it is known as well.
+        control: recurrences of the default: control runs, or under Observe or Recommend.
         learned_failed, control_failed: recurrences that reached no target.
         unmeasured: ended recurrences without a known cost; they are left out.
         left_out: measured, but not to be compared with the newest.
@@ -119,6 +120,7 @@ class Savings:
     with_control: Comparison
     converged: Comparison
     default_cost: Estimate | None
+    default_runs: int
     control: int
     learned_failed: int
     control_failed: int
@@ -144,6 +146,7 @@ def measure(recurrences: Sequence[RecurrenceRecord]) -> Savings:
         with_control=_compare(evidence, (*learned, *control), _spent),
         converged=_compare(evidence, last_third, _expected),
         default_cost=_default(evidence, _cost),
+        default_runs=len(_default_runs(evidence, _cost)),
         control=len(control),
         learned_failed=sum(not sample.reached for sample in learned),
         control_failed=sum(not sample.reached for sample in control),

@@ -37,7 +37,8 @@ _NOT_KNOWN = {
     ),
     NotKnown.NO_SPREAD: (
         "too few runs repeat a batch size to tell how much runs differ by chance",
-        f"It takes {MIN_REPEATS} repeats; control runs count.",
+        f"It takes {MIN_REPEATS} repeats: of the default in control runs, or of a batch size that "
+        "the policy chose.",
     ),
     NotKnown.NOT_MEASURED: ("costs were not measured on both sides", ""),
     NotKnown.FEW_RECURRENCES: (
@@ -103,13 +104,13 @@ def _result(savings: Savings) -> str:
 
 
 def _control_words(savings: Savings) -> str:
-    """Return what is saved when control runs are paid for as well; "": there are none."""
+    """Return what is saved when the default's recurrences are paid for as well; "": none are."""
     cost = savings.with_control.cost
     if cost is None or not savings.control:
         return ""
     return (
-        f"With the {_count(savings.control, 'control run')}, which saved nothing, it is "
-        f"{units.percent(cost.fraction)} ({units.interval(cost.low, cost.high)})."
+        f"With the {_count(savings.control, 'recurrence')} of the default, which saved nothing, "
+        f"it is {units.percent(cost.fraction)} ({units.interval(cost.low, cost.high)})."
     )
 
 

@@ -245,7 +245,12 @@ def test_explain_shows_costs_that_a_run_could_have_even_of_arms_never_tried(
     header = next(line for line in text.splitlines() if "batch size  runs" in line)
     assert re.split(r"\s{2,}", header.strip()) == [
         *("batch size", "runs", "typical cost", "80 % range", "reaches target", "net gain"),
+        "costs extra",
     ]
+    assert re.search(r"^costs extra: what trying it is expected to cost more than", text, re.M)
+    tried = [c for c in candidates if c["net_gain_joules"] is not None]
+    assert tried
+    assert all(c["extra_cost_joules"] is not None for c in tried)
     assert "score" not in text
     assert "drawn cost" not in text  # only the policy zeus draws
     assert "\n80 % range: one attempt in ten costs less" in text

@@ -82,7 +82,7 @@ def test_a_run_tells_each_attempt_measures_the_default_and_writes_the_report(
     assert re.search(
         r"over 2 recurrences, measured against [45] runs of the default \(95 %", output
     )
-    assert "With the 4 control runs, which saved nothing, it is " in output
+    assert "With the 4 recurrences of the default, which saved nothing, it is " in output
     assert lines[-1] == f"Report: {report}"
     assert "Measured on a simulated GPU" in report.read_text(encoding="utf-8")
 

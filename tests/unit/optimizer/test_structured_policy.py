@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.support.optimizer_histories import GPU, HistoryBuilder, SyntheticJob, problem
+from tests.support.optimizer_histories import (
+    GPU,
+    HistoryBuilder,
+    SyntheticJob,
+    candidate,
+    problem,
+    rule_of,
+)
 from zeus_operator.optimizer.epochs import EpochModel
 from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.structured import StructuredPolicy
-from zeus_operator.optimizer.types import Choice, Situation
+from zeus_operator.optimizer.types import Situation
+from zeus_operator.optimizer.words import joules
 from zeus_runtime.protocol import Outcome
 
 POLICY = StructuredPolicy()
@@ -24,10 +33,6 @@ EPOCH_COSTS = {8: 400.0, 16: 220.0, 32: 130.0, 64: 80.0, 128: 65.0, 256: 60.0, 5
 
 def job(**changes: object) -> SyntheticJob:
     return SyntheticJob(EPOCHS, EPOCH_COSTS, default=256, **changes)  # type: ignore[arg-type]
-
-
-def candidate(choice: Choice, size: int):
-    return next(c for c in choice.candidates if c.batch_size == size)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -79,8 +84,15 @@ def test_trying_an_arm_says_what_it_risks_and_what_for():
     assert choice.sentence.startswith(f"Trying {choice.batch_size}: about ")
     assert "at the best known batch size 256" in choice.sentence
     assert "% likely to reach the target" in choice.sentence
+    assert f"expected to pay back {joules(candidate(choice, 128).net_gain_joules)}" in (
+        choice.sentence
+    )
     assert len(choice.candidates) == 5
-    assert max(choice.candidates, key=lambda c: c.net_gain_joules).batch_size == choice.batch_size
+    scored = [c for c in choice.candidates if c.net_gain_joules is not None]
+    assert max(scored, key=lambda c: c.net_gain_joules).batch_size == choice.batch_size
+    assert all(c.extra_cost_joules is not None for c in scored)
+    # The best known arm is what the others are held against; 32 is too far from what has run.
+    assert {c.batch_size for c in choice.candidates} - {c.batch_size for c in scored} == {32, 256}
 
 
 def test_an_arm_never_tried_has_a_cost_that_a_run_of_it_could_have():
@@ -114,24 +126,39 @@ def test_eight_runs_of_ten_lie_in_the_range_that_is_given_for_them():
     assert 0.74 <= inside / 200 <= 0.86
 
 
-def test_an_untried_arm_may_cost_twice_the_best_known():
+def test_an_untried_arm_may_cost_half_as_much_again_as_the_best_known_and_has_a_stop_rule():
     choice = HistoryBuilder().add(256, 1000.0).choose(POLICY)
-    best = candidate(choice, 256)
-    assert choice.cost_threshold_joules == pytest.approx(
-        2 * best.typical_cost_joules / best.success_probability, rel=0.15
-    )
+    rule = choice.stop_rule
+    assert choice.batch_size == 128
+    assert rule is not None
+    # In whole epochs, of about 110 J here.
+    assert rule.best_cost_joules == pytest.approx(1000.0, rel=0.05)
+    most = 1.5 * rule.best_cost_joules
+    assert most - 130.0 < choice.cost_threshold_joules <= most
+    assert rule.cap_joules == choice.cost_threshold_joules
+    assert rule.max_epochs == 50
+    assert rule.horizon == pytest.approx(4.1)
+    assert math.exp(rule.log_epochs_mean) == pytest.approx(8.0, rel=0.1)
 
 
-def test_a_proven_arm_with_a_wide_spread_is_given_room_for_its_long_runs():
-    history = HistoryBuilder()
+def test_a_proven_arm_has_no_stop_rule_and_room_for_its_long_runs():
+    history = HistoryBuilder().add(256, 9000.0, epochs=20)
     for epochs in (4, 20, 5, 30, 8, 25, 4, 18, 40, 6):
-        history.add(256, 100.0 * epochs, epochs=epochs)
-        for size in (32, 64, 128, 512):
-            history.failure(size, 5000.0)
-    history.failed = ()
-    choice = history.choose(POLICY)
-    assert choice.batch_size == 256
+        history.add(128, 100.0 * epochs, epochs=epochs)
+    choice = POLICY.choose(problem((128, 256)), history.observations, history.situation(), 0)
+    assert (choice.batch_size, choice.stop_rule) == (128, None)
     assert choice.cost_threshold_joules > 40 * 100.0
+
+
+def test_the_default_is_never_limited():
+    history = HistoryBuilder().add(256, 1000.0).add(128, 3000.0)
+    for _ in range(3):
+        history.failure(64).failure(512)
+        history.failed = ()
+        history.recurrence += 1
+        choice = history.choose(POLICY)
+        assert choice.batch_size == 256
+        assert (choice.cost_threshold_joules, choice.stop_rule) == (None, None)
 
 
 def test_a_failure_tells_of_the_arms_beyond_it_more_than_of_those_before_it():
@@ -184,7 +211,8 @@ def test_a_stopped_run_raises_the_epochs_that_its_arm_and_its_neighbours_are_tho
     model = EpochModel(np.array([-2.0, -1.0, 0.0, 1.0]), Parameters())
     model.reached(2, 10)
     before = model.belief()
-    assert 0.0 < model.stopped(1, 12, success_probability=0.9) < 0.9
+    rule = rule_of(model, arm=1)
+    model.stopped(1, rule, rule.belief(25, ()))
     after = model.belief()
     assert after.mean[1] > before.mean[1]
     assert after.mean[0] > before.mean[0]
@@ -206,14 +234,27 @@ def test_a_run_stopped_before_its_first_epoch_is_never_the_best_arm():
     assert history.choose(POLICY).batch_size != 64
 
 
-def test_after_a_failed_attempt_a_proven_arm_follows_and_then_one_without_a_limit():
-    history = HistoryBuilder().add(256, 100.0).add(128, 90.0)
-    history.failure(64)
-    assert history.choose(POLICY).batch_size in (128, 256)
-    assert history.choose(POLICY).cost_threshold_joules is not None
-    third = history.choose(POLICY, failed=(64, 128, 256))
-    assert third.batch_size in (128, 256)
-    assert third.cost_threshold_joules is None
+def test_after_failed_attempts_others_are_tried_twice_and_then_what_is_proven_runs():
+    history = HistoryBuilder().add(256, 1000.0)
+    for _ in range(3):
+        history.add(128, 500.0)
+    second = history.failure(64).choose(POLICY)
+    assert second.sentence.startswith("Attempt 2, after 64: Trying 32")
+    fourth = history.choose(POLICY, failed=(64, 32, 512))
+    assert fourth.batch_size == 128
+    assert fourth.cost_threshold_joules is not None
+    assert fourth.sentence.endswith("after 3 failed attempts nothing else is tried.")
+
+
+def test_a_proven_arm_that_failed_in_this_recurrence_is_run_again_without_a_limit():
+    history = HistoryBuilder().add(256, 1000.0)
+    for _ in range(3):
+        history.add(128, 500.0)
+    again = history.choose(POLICY, failed=(64, 32, 128))
+    assert (again.batch_size, again.cost_threshold_joules) == (128, None)
+    assert again.sentence == (
+        "Attempt 4: batch size 128 without a cost limit; it has reached the target in 3 of 3 runs."
+    )
 
 
 def test_the_last_attempt_is_the_default_without_a_threshold():

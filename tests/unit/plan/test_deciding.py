@@ -99,6 +99,28 @@ def test_without_one_in_the_spec_no_learning_rate_is_told() -> None:
     assert JobPlanSpec.from_document(document).learning_rate_at(32) is None
 
 
+@pytest.mark.parametrize(
+    ("exploration", "share", "every_history"),
+    [
+        (None, 0.05, False),
+        ({}, 0.05, False),
+        ({"maxExtraCostPercent": "12.5"}, 0.125, False),
+        ({"maxExtraCostPercent": "0", "bound": "EveryHistory"}, 0.0, True),
+    ],
+)
+def test_what_exploring_may_cost_is_part_of_the_problem_that_is_stored_with_the_decision(
+    exploration: dict[str, str] | None, share: float, every_history: bool
+) -> None:
+    document = {k: v for k, v in spec_document().items() if k != "exploration"}
+    if exploration is not None:
+        document["exploration"] = exploration
+    spec = JobPlanSpec.from_document(document)
+    action = plan(facts(recurrence(1)), spec, policy("structured"), START)[0]
+    stored = action.decision.problem  # type: ignore[union-attr]  # an open recurrence gets one
+    assert stored is not None
+    assert (stored.exploration_share, stored.bound_every_history) == (share, every_history)
+
+
 OBSERVED = tuple(
     Observation(n, n, 1, size, Outcome.REACHED, 4, 1000.0 + n * size, 250.0)
     for n, size in enumerate((64, 32, 128, 64, 32), start=1)

@@ -10,7 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.support.histories import GPU_MODEL, Try, job_record, recurrence, store_history
-from zeus_operator.records import RecurrenceKind, RecurrenceRecord
+from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
+from zeus_operator.report import charts
+from zeus_operator.report.estimate import Estimate
 from zeus_operator.report.model import gather, power_curves
 from zeus_operator.report.page import render
 from zeus_operator.store.store import Store
@@ -160,6 +162,29 @@ def test_costs_of_another_gpu_are_not_drawn_beside_those_of_the_newest() -> None
     assert [r.ordinal for r in data.learned] == [1, 2, 3, 4]
     assert "GJ" not in page.text.split("Decisions")[0]
     assert f"2 recurrences on A40 (now {GPU_MODEL})" in page.text
+
+
+def test_what_was_spent_stands_beside_as_many_finished_models_as_in_the_headline() -> None:
+    """A recurrence without a model adds to what was spent and nothing to the default's side."""
+    default = Estimate.exactly(1500.0, 3)
+    reached = [recurrence(n, [Try(128)]) for n in (1, 2)]
+    one_failed = [reached[0], replace(reached[1], state=RecurrenceState.FAILED)]
+
+    assert charts.cumulative_cost(reached, default) != charts.cumulative_cost(one_failed, default)
+
+
+def test_what_ran_under_observe_is_not_drawn_as_spent_by_a_policy() -> None:
+    observed = [recurrence(n, [Try(256, policy="default")]) for n in (1, 2, 3, 4)]
+    learned = [recurrence(n, [Try(128)]) for n in (5, 6)]
+    only_observed, both = (
+        gather(job_record(), records, NOW) for records in (observed, [*observed, *learned])
+    )
+
+    assert [r.ordinal for r in both.compared_learned] == [5, 6]
+    assert [r.ordinal for r in both.compared] == [1, 2, 3, 4, 5, 6]
+    assert "Cost so far" in render(both)
+    assert "Cost so far" not in render(only_observed)
+    assert "Cost of each recurrence" in render(only_observed)
 
 
 def test_batch_sizes_that_the_manifest_no_longer_names_are_drawn_as_they_were_tried() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.histories import Try, recurrence
+from tests.support.stop_rules import RULE
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
 from zeus_operator.report.estimate import Estimate, ratio_interval
 from zeus_operator.report.savings import NotKnown, Saving, Savings, measure
@@ -52,7 +53,7 @@ def test_only_what_the_default_would_have_cost_is_uncertain_so_far() -> None:
 
     assert steady.learned.is_exact
     low, high = steady.default.interval()
-    assert (steady.low, steady.high) == (pytest.approx(1 - 70 / low), pytest.approx(1 - 70 / high))
+    assert (steady.low, steady.high) == pytest.approx((1 - 70 / low, 1 - 70 / high))
     assert (explored.low, explored.high) == (steady.low, steady.high)
 
 
@@ -85,7 +86,9 @@ def test_control_runs_paid_for_as_well_make_the_saving_smaller() -> None:
     assert whole is not None
     assert (savings.control, savings.with_control.recurrences) == (3, 6)
     assert whole.fraction == pytest.approx(1 - (210 + 300) / 600)
-    assert "With the 3 control runs, which saved nothing, it is 15.0 % (" in headline(savings)
+    assert "With the 3 recurrences of the default, which saved nothing, it is 15.0 % (" in headline(
+        savings
+    )
 
 
 class TestTheDefaultsOwnRuns:
@@ -167,6 +170,7 @@ class TestTheDefaultsOwnRuns:
         [
             {"observations_seen": 3},
             {"cost_threshold_joules": 900.0},
+            {"stop_rule": RULE},
             {"outcome": Outcome.COST_EXCEEDED},
             {"batch_size": 128},
             {"full_power_epoch": (float("nan"), 1.0)},
@@ -191,6 +195,15 @@ class TestTheDefaultsOwnRuns:
         assert only_observed.overall.not_known is NotKnown.NOTHING_LEARNED
         assert both.overall.recurrences == 3
         assert cost_of(both).fraction == pytest.approx(0.6)
+        assert both.control == 3
+        assert "With the 3 recurrences of the default, which saved nothing" in headline(both)
+
+    def test_runs_of_the_default_are_counted_before_they_are_enough(self) -> None:
+        control = recurrence(1, [Try(256, default_batch_size=256)], CONTROL)
+        savings = measure([*self.history(self.first(), others=1), control])
+
+        assert savings.overall.not_known is NotKnown.NO_SPREAD
+        assert (savings.default_runs, savings.default_cost) == (2, None)
 
     def test_a_default_that_failed_is_not_known_to_cost_anything(self) -> None:
         savings = measure(self.history(self.first(outcome=Outcome.MAX_EPOCHS)))
@@ -208,7 +221,8 @@ def test_with_too_few_repeats_no_figure_is_claimed_and_the_way_to_one_is_said(
     assert savings.overall.not_known is NotKnown.NO_SPREAD
     assert headline(savings) == (
         "Savings are not known yet: too few runs repeat a batch size to tell how much runs differ "
-        "by chance. It takes 3 repeats; control runs count."
+        "by chance. It takes 3 repeats: of the default in control runs, or of a batch size that "
+        "the policy chose."
     )
     assert saving_words(savings.overall).startswith("not known yet: too few runs repeat")
 

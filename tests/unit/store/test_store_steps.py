@@ -121,6 +121,15 @@ def test_a_decision_of_an_older_release_has_neither_stop_rule_nor_sweep() -> Non
     assert decision_from_json(stored) == decision(32)
 
 
+def test_a_problem_of_an_older_release_had_the_bound_on_exploring_that_is_the_default() -> None:
+    terms = Problem((16, 32), 32, 20, 3, exploration_share=0.1, bound_every_history=True)
+    stored = decision_to_json(decision(32, problem=terms))
+    assert decision_from_json(stored).problem == terms
+    del stored["problem"]["exploration_share"], stored["problem"]["bound_every_history"]
+    stored["problem"]["of_a_newer_release"] = 1
+    assert decision_from_json(stored).problem == Problem((16, 32), 32, 20, 3)
+
+
 def test_a_sweep_comes_back_with_its_result_and_is_learned_from(store: Store) -> None:
     job = apply(store)
     recurrence = store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1)), at(1))

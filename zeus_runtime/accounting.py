@@ -76,6 +76,8 @@ class Accounting:
 
     def begin_sweep(self, steps: int) -> None:
         """What follows are steps at other batch sizes; `steps` of the run's own are done."""
+        # What the script did until here it does once an epoch, and this epoch's steps don't count.
+        self.ledger.spoil()
         self.ledger.begin_phase(self._meter.mark(), steps, Phase.SWEEP)
 
     def end_sweep(self, steps: int) -> None:

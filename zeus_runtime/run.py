@@ -251,6 +251,8 @@ class TrainingRun:
         if self._synchronize is not None:
             self._synchronize()
         self._in_epoch = False
+        if self.sweep is not None:
+            self.sweep.leave()  # before the ledger leaves the epoch: it may still be at the sweep
         if self._control is not None:
             self._control.check_lease(self.steps)
         now = self._accounting.end_epoch(self.steps)
@@ -258,8 +260,6 @@ class TrainingRun:
         if self._control is not None:
             self._control.on_epoch_end(now, self.steps)
             self.wake_at = self._control.wake_at
-        if self.sweep is not None:
-            self.sweep.leave()
         self._publish()
 
     def report_metric(self, value: float) -> None:

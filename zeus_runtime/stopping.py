@@ -9,6 +9,7 @@ is left of it is no longer worth what it promises.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -189,7 +190,7 @@ class StopRule:
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise TypeError(f"expected a number, got {number!r}")
-            if not math.isfinite(number):
+            if not abs(number) <= sys.float_info.max:  # an integer may be beyond any float
                 raise ValueError("every number must be finite")
         if min(rule.arm_variance, rule.run_variance) <= 0.0 or rule.best_cost_joules <= 0.0:
             raise ValueError("variances and best_cost_joules must be above 0")
@@ -280,7 +281,8 @@ class StopRule:
                 if epoch is not None and epoch <= epochs:
                     spread = level.log_gap_sd**2 + 1.0 / (12.0 * (epoch - 0.5) ** 2)
                     if spread < least:
-                        least, seen = spread, math.log(epoch - 0.5) + level.log_gap
+                        # A metric reported before the first epoch has the epoch 0.
+                        least, seen = spread, math.log(max(epoch, 1) - 0.5) + level.log_gap
                 elif waiting is None:
                     waiting = level
             if math.isfinite(least):

@@ -63,9 +63,9 @@ class _Window:
         """Return what one sample takes; energy None: unknown."""
         seconds = self.end.time_seconds - self.start.time_seconds
         start, end = self.start.energy, self.end.energy
-        known = start is not None and end is not None
-        joules = end.joules - start.joules if start and end and known else None
-        return EpochUse(None if joules is None else joules / self.samples, seconds / self.samples)
+        if start is None or end is None:
+            return EpochUse(None, seconds / self.samples)
+        return EpochUse((end.joules - start.joules) / self.samples, seconds / self.samples)
 
 
 class SweepControl:
@@ -127,19 +127,29 @@ class SweepControl:
         first, last = self._accounting.first, self._accounting.last
         period, steps = self._meter.period_seconds, self._trainer.steps
         if first is None or last is None or period is None or self._meter.problem or not steps:
-            self._skip("energy is unknown")
+            self.skip("energy is unknown")
             return
         if steps != steps_per_epoch:
-            self._skip(f"the script took {steps} of the {steps_per_epoch} batches of an epoch")
+            self.skip(f"the script took {steps} of the {steps_per_epoch} batches of an epoch")
             return
         epoch = FirstEpoch(
             now_seconds - first.time_seconds, (last.time_seconds - first.time_seconds) / steps
         )
         sweep = Sweep(self._own, self._wanted, self._data, epoch, period)
         if not sweep.left:
-            self._skip(f"for epochs of {epoch.epoch_seconds:.3g} s a window would take too long")
+            self.skip(f"for epochs of {epoch.epoch_seconds:.3g} s a window would take too long")
             return
         self._sweep, self._state = sweep, _State.DUE
+
+    @property
+    def going_on(self) -> bool:
+        """Whether the loader that began may serve on."""
+        return self._state is _State.SERVING
+
+    def skip(self, why: str) -> None:
+        """The loader can't serve what is due."""
+        self._notices.remark("sweep", f"no other batch size was measured: {why}")
+        self._finish()
 
     def begin(self) -> None:
         """Other batch sizes are served from now on."""
@@ -154,7 +164,7 @@ class SweepControl:
             room_bytes: of GPU memory that this process may take; None: memory is no concern.
         """
         assert self._sweep is not None
-        size = self._sweep.next_size(room_bytes)
+        size = self._sweep.next_size(room_bytes) if self.going_on else None
         self.serving = size
         if size is None:
             return None
@@ -175,6 +185,8 @@ class SweepControl:
         sweep, trial = self._sweep, self._trial
         assert sweep is not None
         assert trial is not None
+        if not self.going_on:
+            return False
         self._steps += 1
         if trial.span is not None:
             return self._clock() < self._tail_until
@@ -206,8 +218,8 @@ class SweepControl:
 
     def took_memory(self, peak_bytes: float) -> None:
         """Tell the peak memory while the last size was served."""
-        if self._sweep is not None and self._windows:
-            self._sweep.memory.measured(self._windows[-1].batch_size, peak_bytes)
+        if self._sweep is not None and self.serving is not None:
+            self._sweep.memory.measured(self.serving, peak_bytes)
 
     def fail(self, why: str) -> None:
         """Nothing more can be served; `end` the sweep."""
@@ -229,12 +241,16 @@ class SweepControl:
         Whether by a `break` or by an exception shows in what comes next: until then it counts
         as serving, and the power limit is left alone.
         """
-        if self._state is _State.SERVING:
+        if self.going_on:
             self._accounting.end_sweep(self._trainer.steps)
             self._state = _State.ABANDONED
 
     def leave(self) -> None:
-        """Training goes on: a sweep that was abandoned, or not begun, is over."""
+        """Training goes on: a sweep that was abandoned, or not begun, is over.
+
+        And so is one whose iterator somebody still has: the power limit must not wait for it.
+        """
+        self.abandon()
         if self._state in (_State.ABANDONED, _State.DUE):
             self._finish()
 
@@ -261,10 +277,6 @@ class SweepControl:
         samples = self._data.samples_at(window.batch_size)
         joules = None if one.energy_joules is None else one.energy_joules * samples
         return EpochUse(joules, one.time_seconds * samples)
-
-    def _skip(self, why: str) -> None:
-        self._notices.remark("sweep", f"no other batch size was measured: {why}")
-        self._finish()
 
     def _finish(self) -> None:
         self._state, self.serving = _State.OVER, None

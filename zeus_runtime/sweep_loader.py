@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 import torch
 from torch.utils.data import (
@@ -18,6 +18,7 @@ from zeus_runtime.sweep import TrainingData
 from zeus_runtime.sweep_control import SweepControl
 
 ENDLESS = 1 << 40  # samples: how many are needed is known when they were
+LONGEST_REASON = 200  # characters
 
 
 def training_data(loader: DataLoader[Any]) -> Optional[TrainingData]:
@@ -42,19 +43,27 @@ def training_data(loader: DataLoader[Any]) -> Optional[TrainingData]:
 
 def serve_sweep(loader: DataLoader[Any], run: TrainingRun, sweep: SweepControl) -> Iterator[Any]:
     """Yield the batches of a sweep.  Those that can't be made end it, never the training."""
+    if not sweep.due:
+        return  # another iterator of this epoch was quicker
+    simulated = run.gpu is not None and run.gpu.simulated
+    if not simulated and not _trains_on_cuda():
+        sweep.skip("torch has nothing in the memory of a GPU, so nobody knows what would fit")
+        return
     # Whatever training draws meanwhile, the epoch's own order stays what it would have been.
     random_state = torch.get_rng_state()
     sweep.begin()
     try:
-        simulated = run.gpu is not None and run.gpu.simulated
-        if simulated or _trains_on_cuda():
-            yield from _sizes(loader, run, sweep, simulated)
-    except GeneratorExit:
-        torch.set_rng_state(random_state)
-        sweep.abandon()
+        yield from _sizes(loader, run, sweep, simulated)
+    except BaseException:  # the loop was left, which closes this generator; or Ctrl-C
+        _end(sweep.abandon, sweep, random_state)
         raise
-    torch.set_rng_state(random_state)
-    sweep.end()
+    _end(sweep.end, sweep, random_state)
+
+
+def _end(end: Callable[[], None], sweep: SweepControl, random_state: torch.Tensor) -> None:
+    if sweep.going_on:  # else training has gone on without this iterator
+        torch.set_rng_state(random_state)
+        end()
 
 
 def _sizes(
@@ -113,7 +122,9 @@ class _Batches:
         self.batch = self._iterator = None
 
     def _failed(self, error: Exception) -> None:
-        self.problem = f"its batches can't be made ({type(error).__name__}: {error})"
+        # That of a worker holds its whole traceback, and a result has little room for its note.
+        last = (str(error).strip().splitlines() or [""])[-1].strip()[:LONGEST_REASON]
+        self.problem = f"its batches can't be made ({type(error).__name__}: {last})"
 
 
 def _loader_of(loader: DataLoader[Any], size: int, seed: int) -> DataLoader[Any]:
@@ -147,7 +158,10 @@ def _loader_of(loader: DataLoader[Any], size: int, seed: int) -> DataLoader[Any]
 
 
 def _trains_on_cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.memory_allocated() > 0
+    try:
+        return torch.cuda.is_available() and torch.cuda.memory_allocated() > 0
+    except RuntimeError:
+        return False  # an allocator of the script's own may tell nothing of what it holds
 
 
 def _room_bytes() -> float:

@@ -29,7 +29,7 @@ VARIANTS = {
     "without the quadratic term": Variant(
         Parameters(epochs_curve=0.0, epochs_curve_sd=0.0, cost_curve_sd=0.0)
     ),
-    "with a fixed horizon": Variant(Parameters(horizon_growth=0.0)),
+    "with twice the horizon": Variant(Parameters(horizon=10.0)),
     "without looking again at stopped arms": Variant(Parameters(patience=_NEVER)),
     "without pooling noise over arms": Variant(Parameters(run_sd_pool=0.0)),
     "with caution 0": Variant(Parameters(caution=0.0)),

@@ -25,7 +25,7 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RecurrenceState,
 )
-from zeus_operator.sweeps import is_safe, sizes_for
+from zeus_operator.sweeps import as_label, is_safe, sizes_for
 from zeus_runtime.protocol import Decision
 
 DEFAULT_POLICY = "default"
@@ -106,16 +106,11 @@ def _expected_gpu(facts: JobFacts, spec: JobPlanSpec) -> tuple[str, int]:
     if not spec.gpu_product:
         model, count = seen[-1] if seen else ("", 1)
         return model, max(count, 1)
-    wanted = _as_label(spec.gpu_product)
+    wanted = as_label(spec.gpu_product)
     for model, count in reversed(seen):
-        if _as_label(model) == wanted:
+        if as_label(model) == wanted:
             return model, max(count, 1)
     return spec.gpu_product, max(seen[-1][1], 1) if seen else 1
-
-
-def _as_label(gpu_model: str) -> str:
-    """Return a model's name as the label `nvidia.com/gpu.product` writes it."""
-    return "-".join(gpu_model.split())
 
 
 def _choice(

@@ -43,6 +43,7 @@ from zeus_operator.schedule import (
     judge_ticks,
     parse_schedule,
 )
+from zeus_operator.sweeps import may_have_derailed
 from zeus_runtime.protocol import LEARNED_FROM, NEXT_ATTEMPT, Outcome
 
 __all__ = ["child_name", "decision_for", "paused_reason", "plan", "replay", "seed_of"]
@@ -168,8 +169,12 @@ def _advance_attempt(
             yield StartAttempt(attempt.id)  # the same decision goes on
             return
         detail = f"preempted {len(attempt.executions)} times, given up; {detail}"
-    learn = outcome in LEARNED_FROM and recurrence.kind is RecurrenceKind.LEARNED
-    yield CloseAttempt(attempt.id, outcome, detail, learn)
+    yield CloseAttempt(attempt.id, outcome, detail, _teaches(recurrence, attempt, outcome))
+
+
+def _teaches(recurrence: RecurrenceRecord, attempt: AttemptRecord, outcome: Outcome) -> bool:
+    is_learned = outcome in LEARNED_FROM and recurrence.kind is RecurrenceKind.LEARNED
+    return is_learned and not may_have_derailed(attempt, outcome)
 
 
 def _judged(
@@ -179,6 +184,8 @@ def _judged(
     outcome, detail = classify(
         attempt.executions[-1], attempt.decision, spec.as_decided(attempt.decision), identity
     )
+    if may_have_derailed(attempt, outcome):
+        detail += "; not learned from: steps at other batch sizes came before, which may be why"
     deaths = sum(is_signal_death(execution) for execution in attempt.executions)
     if outcome is Outcome.PREEMPTED and deaths >= MAX_SIGNAL_DEATHS:
         return Outcome.CRASHED, f"{detail}, {deaths} times: is the machine out of memory?"
@@ -207,8 +214,7 @@ def _replace(
             ended_as, how = _judged(facts, recurrence, attempt, spec)
             if ended_as is not Outcome.PREEMPTED:  # it had ended before it was asked to
                 outcome, detail = ended_as, how
-        learn = outcome in LEARNED_FROM and recurrence.kind is RecurrenceKind.LEARNED
-        yield CloseAttempt(attempt.id, outcome, detail, learn)
+        yield CloseAttempt(attempt.id, outcome, detail, _teaches(recurrence, attempt, outcome))
 
 
 # New recurrences -----------------------------------------------------------

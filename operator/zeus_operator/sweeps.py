@@ -8,7 +8,7 @@ from zeus_operator.classify import SLACK
 from zeus_operator.records import AttemptRecord, DecisionRecord, JobFacts
 from zeus_runtime.protocol import Outcome, Result, SweepMeasurement
 
-ENDED_BADLY = frozenset({Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.LOST})
+ENDED_BADLY = frozenset({Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.LOST, Outcome.DIVERGED})
 """After these a sweep may be what was wrong with the run, and nobody asks for another one."""
 
 _LARGEST = 1e9
@@ -18,15 +18,31 @@ def is_safe(facts: JobFacts, gpu_model: str) -> bool:
     """Whether no run of the job that was to sweep on such a GPU has ended badly.
 
     Args:
-        gpu_model: where the next run is expected to be placed; "" if unknown.
+        gpu_model: where the next run is expected to be placed, as a run reports it or as the
+            label of a node has it; "" if unknown.
     """
+    label = as_label(gpu_model)
     return not any(
         attempt.decision.sweep
         and attempt.outcome in ENDED_BADLY
-        and (not gpu_model or attempt.gpu_model in ("", gpu_model))
+        and (not label or as_label(attempt.gpu_model) in ("", label))
         for recurrence in facts.recurrences
         for attempt in recurrence.attempts
     )
+
+
+def as_label(gpu_model: str) -> str:
+    """Return a model's name as the label `nvidia.com/gpu.product` writes it."""
+    return "-".join(gpu_model.split())
+
+
+def may_have_derailed(attempt: AttemptRecord, outcome: Outcome) -> bool:
+    """Whether a run diverged after steps at other sizes than its learning rate is meant for.
+
+    Then nobody knows whether it would have at its own alone.
+    """
+    result = attempt.executions[-1].result if attempt.executions else None
+    return outcome is Outcome.DIVERGED and result is not None and result.sweep_seconds is not None
 
 
 def sizes_for(attempt: AttemptRecord) -> tuple[int, ...]:

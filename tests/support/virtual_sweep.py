@@ -90,9 +90,9 @@ class SweepingRun(VirtualTraining):
                 if self.free_at is not None and self.limit_watts is not None:
                     self.ledger.change_limit(self.mark(), self.steps, self.limit_watts)
                     self.limit, self.limit_watts = self.limit_watts, None
+            self.sweep.leave()
             self.accounting.end_epoch(self.steps)
             self.epochs += 1
-            self.sweep.leave()
             if self.between_seconds:
                 self._spend(self.between_seconds, self.between_watts)
         self.accounting.refresh(None)

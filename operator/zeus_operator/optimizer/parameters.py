@@ -30,8 +30,7 @@ class Parameters:
             target is `gap_floor + gap_root sqrt(g)`.
         curve_reach: doublings over which a learning curve tells of other arms.
         hint_weight: what a stopped run tells, as a share of what its curve says.
-        horizon: later recurrences for which a gain is counted, at the start.
-        horizon_growth: more of them with each recurrence done, up to `horizon_most`.
+        horizon: later recurrences for which a gain is counted.
         step: doublings from a proven arm within which an arm may be tried.
         explorations: failed attempts of a recurrence after which only what is proven runs.
         patience: an arm stopped unproven in recurrence t is tried again from
@@ -73,9 +72,7 @@ class Parameters:
     gap_root: float = 0.4
     curve_reach: float = 2.0
     hint_weight: float = 0.7
-    horizon: float = 4.0
-    horizon_growth: float = 0.1
-    horizon_most: float = 40.0
+    horizon: float = 5.0
     step: float = 2.0
     explorations: int = 3
     patience: float = 2.0

@@ -44,7 +44,6 @@ class Assessment:
         budget: what exploring may still cost, in expectation or in the worst case.
         unit_log_joules: ln of the unit; None: no cost was ever measured.
         borrowed: the unit was measured on another kind of GPU.
-        recurrences: that ended with a model.
     """
 
     arms: tuple[Arm, ...]
@@ -55,7 +54,6 @@ class Assessment:
     budget: float
     unit_log_joules: float | None
     borrowed: bool
-    recurrences: int
 
     def joules(self, units: float) -> float | None:
         """Return a cost in joules; None if the unit is unknown or the cost beyond sense."""
@@ -90,12 +88,13 @@ def select(
     if len(situation.failed) < parameters.explorations:
         bounded = None if not problem.bound_every_history else max(assessment.budget, 0.0)
         caps = {
-            a.arm: _cap(a, best, problem, parameters, None if a is default else bounded)
+            a.arm: problem.max_epochs
+            if a is default
+            else _cap(a, best, problem, parameters, bounded)
             for a in allowed
         }
         tried = _worth_a_look(assessment, situation, allowed, best, caps, parameters)
-        horizon = _horizon(assessment, parameters)
-        found = trials(tried, best.value, [caps[a.arm] for a in tried], horizon)
+        found = trials(tried, best.value, [caps[a.arm] for a in tried], parameters.horizon)
         scores = {arm.arm: trial for arm, trial in zip(tried, found, strict=True)}
         chosen = _explored(assessment, tried, scores) or incumbent
     answer = _Answer(
@@ -135,11 +134,6 @@ def _incumbent(assessment: Assessment, default: Arm, best: Arm, parameters: Para
         default, assessment.full_power_ratio
     )
     return default if more > max(assessment.budget, 0.0) else best
-
-
-def _horizon(assessment: Assessment, parameters: Parameters) -> float:
-    growing = parameters.horizon + parameters.horizon_growth * assessment.recurrences
-    return min(growing, parameters.horizon_most)
 
 
 def _cap(
@@ -271,7 +265,7 @@ class _Answer:
                 best=self.best.value,
                 cap=cap,
                 budget=self.parameters.run_budget_factor * budget_now,
-                horizon=_horizon(self.assessment, self.parameters),
+                horizon=self.parameters.horizon,
             )
             rule = self.make_rule(chosen, terms)
         return self._choice(chosen, self.assessment.joules(cap), rule, sentence)

@@ -318,7 +318,6 @@ class StructuredLearner(Learner):
             budget=self._left(arms, costs.full_power_ratio),
             unit_log_joules=costs.unit_log_joules,
             borrowed=costs.borrowed,
-            recurrences=self._account.recurrences,
         )
 
     def _left(self, arms: list[Arm], full_power_ratio: float) -> float:

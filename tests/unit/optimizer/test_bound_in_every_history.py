@@ -215,6 +215,12 @@ def test_until_the_default_has_reached_the_target_nothing_else_runs():
     )
 
 
+def test_nor_does_an_arm_that_was_proven_before_the_bound_was_set():
+    history = HistoryBuilder().failure(256, 5000.0).add(128, 50.0)
+    choice = ask(history, share=1.0)
+    assert (choice.batch_size, choice.cost_threshold_joules) == (256, None)
+
+
 KNOWN_DEFAULT = Arm(1, 256, math.log(10.0), 0.001, 0.04, 0.0, 1e-4, 1.0, 8, cost_measured=True)
 
 

@@ -91,6 +91,14 @@ def test_a_change_of_the_job_grants_no_second_advance():
     assert left_for_sure(later, 0, 100.0, 1.0, 0.05) == pytest.approx(0.05 * 100.0)
 
 
+def test_what_belongs_to_the_job_as_it_is_now_is_not_counted_before_the_change():
+    account = Account(models={0: 4, 1: 1}, strayed=17.0)
+    account.take_back(1, 12.0)
+    account.take_back(None, 2.0)
+    assert account.after_a_change(0, 10.0, 0.0).debt == pytest.approx(0.3)
+    assert account.recurrences == 4
+
+
 # ---- what follows -----------------------------------------------------------------
 
 

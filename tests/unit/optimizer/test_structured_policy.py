@@ -137,7 +137,7 @@ def test_an_untried_arm_may_cost_half_as_much_again_as_the_best_known_and_has_a_
     assert most - 130.0 < choice.cost_threshold_joules <= most
     assert rule.cap_joules == choice.cost_threshold_joules
     assert rule.max_epochs == 50
-    assert rule.horizon == pytest.approx(4.1)
+    assert rule.horizon == Parameters().horizon
     assert math.exp(rule.log_epochs_mean) == pytest.approx(8.0, rel=0.1)
 
 

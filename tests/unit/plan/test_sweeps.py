@@ -86,6 +86,7 @@ def with_history(ended: AttemptRecord, **changes: Any) -> JobFacts:
         pytest.param(swept(Outcome.CRASHED), (), id="crashed"),
         pytest.param(swept(Outcome.OUT_OF_MEMORY), (), id="out of memory"),
         pytest.param(swept(Outcome.LOST), (), id="lost"),
+        pytest.param(swept(Outcome.DIVERGED), (), id="diverged"),
         pytest.param(swept(Outcome.CRASHED, ""), (), id="crashed before its GPU was known"),
         pytest.param(swept(Outcome.CRASHED, "A40"), SWEEP, id="crashed on another GPU"),
         pytest.param(swept(Outcome.CRASHED, asked=False), SWEEP, id="crashed without a sweep"),
@@ -96,6 +97,14 @@ def test_after_a_run_that_was_to_sweep_and_died_none_sweeps_on_that_gpu(
     ended: AttemptRecord, sizes: tuple[int, ...]
 ) -> None:
     assert decided(with_history(ended)).sweep == sizes
+
+
+def test_a_gpu_is_known_again_by_the_label_of_its_node() -> None:
+    # Nothing was learned from the run that crashed: the job's own word for the GPU is all there is.
+    crashed = swept(Outcome.CRASHED, "Tesla V100-SXM2-32GB")
+    known = facts(recurrence(1, crashed, state=RecurrenceState.FAILED), recurrence(2))
+    assert decided(known, gpu={"product": "Tesla-V100-SXM2-32GB"}).sweep == ()
+    assert decided(known, gpu={"product": "NVIDIA-A40"}).sweep == SWEEP
 
 
 def test_the_next_attempt_of_the_recurrence_does_not_sweep_after_a_crash_either() -> None:
@@ -282,3 +291,17 @@ def test_a_recurrence_goes_on_with_another_attempt_after_a_crash_within_a_sweep(
     ended = replace(running, state=attempt(1, Outcome.CRASHED).state, outcome=Outcome.CRASHED)
     again = decided(facts(recurrence(1, ended)))
     assert (again.batch_size, again.sweep) == (32, ())
+
+
+@pytest.mark.parametrize(("seconds", "learn"), [(0.5, False), (None, True)])
+def test_a_run_that_diverged_after_a_sweep_says_nothing_of_its_batch_size(
+    seconds: float | None, learn: bool
+) -> None:
+    claimed = result(outcome="diverged", sweep_seconds=seconds)
+    ended = execution_of(
+        replace(claimed, job="default/digits", recurrence="10", attempt=1), exit_code=86
+    )
+    running = attempt(1, executions=(ended,), decision=DECISION)
+    (closing,) = planned(facts(recurrence(1, running)), at(11))
+    assert (closing.outcome, closing.learn) == (Outcome.DIVERGED, learn)  # type: ignore[union-attr]
+    assert ("not learned from" in closing.detail) is not learn  # type: ignore[union-attr]

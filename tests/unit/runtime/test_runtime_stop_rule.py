@@ -78,6 +78,16 @@ def test_epochs_without_a_metric_are_not_held_against_the_run() -> None:
     assert rule.asked == [(1, ((1, 0.1),), 20.0)]
 
 
+def test_a_metric_of_the_untrained_model_does_not_keep_the_rule_from_being_asked() -> None:
+    said: list[str] = []
+    judge = Judge(replace(DECISION, stop_rule=RULE), 10, warn=said.append)
+    record = MetricRecord(MetricMode.MAX, 0.9)
+    for epoch, value in enumerate([RULE.levels[0].metric, 0.6]):
+        record.report(epoch, value)  # from 0: before the first epoch
+    judge.between_epochs(record, 1, CostSoFar(1, 20.0, 20.0))
+    assert said == []
+
+
 def test_a_rule_that_raises_is_complained_of_and_does_not_end_the_run() -> None:
     def broken(epochs: int) -> bool:
         raise ZeroDivisionError("no levels")
@@ -88,10 +98,17 @@ def test_a_rule_that_raises_is_complained_of_and_does_not_end_the_run() -> None:
     assert said == ["the stop rule can't be asked (ZeroDivisionError: no levels)"]
 
 
-MALFORMED = [5, {"rule_of_a_newer_release": 1}, [], "soon", {"levels": [{}]}]
+MALFORMED = [
+    5,
+    {"rule_of_a_newer_release": 1},
+    [],
+    "soon",
+    {"levels": [{}]},
+    {**RULE.to_body(), "cap_joules": 10**400},
+]
 
 
-@pytest.mark.parametrize("raw", MALFORMED, ids=str)
+@pytest.mark.parametrize("raw", MALFORMED, ids=range(len(MALFORMED)))
 def test_a_malformed_rule_leaves_the_rest_of_the_decision_as_it_was(raw: object) -> None:
     body = {**json.loads(DECISION.to_json()), "stop_rule": raw}
     with pytest.raises(StopRuleError, match=r"ZEUS_DECISION\.stop_rule") as caught:

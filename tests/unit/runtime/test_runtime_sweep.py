@@ -76,6 +76,22 @@ def test_a_loader_that_starts_once_more_after_a_sweep_does_not_make_full_power_d
     assert full_power.time_seconds == pytest.approx(1.0 + 1000 * run.seconds_at(64), rel=1e-3)
 
 
+def test_what_comes_before_the_batches_of_an_epoch_does_not_make_full_power_dear() -> None:
+    run = SweepingRun(WANTED)
+    run.train(1)
+    serve = run.serve
+
+    def later() -> None:
+        run.now += 5.0  # the script validates first; then the loader begins
+        serve()
+
+    run.serve = later  # type: ignore[method-assign]
+    run.train(2)
+    full_power = run.accounting.full_power
+    assert full_power is not None
+    assert full_power.time_seconds == pytest.approx(1000 * run.seconds_at(64), rel=1e-3)
+
+
 def test_the_power_limit_is_free_once_the_sweep_is_over_and_not_before() -> None:
     run = SweepingRun(WANTED)
     run.train(1)
@@ -200,6 +216,22 @@ def test_a_loop_left_in_the_middle_counts_as_serving_until_training_goes_on() ->
     assert run.accounting.use is not None
     expected = run.steps_per_epoch * run.seconds_at(64)
     assert run.accounting.use.time_seconds == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_sweep_that_nobody_ended_is_over_with_its_epoch() -> None:
+    run = SweepingRun(WANTED, between_seconds=2.0)
+    run.train(1)
+
+    def stuck() -> None:
+        run.sweep.begin()
+        assert run.sweep.next_size(None) == 64
+
+    run.serve = stuck  # type: ignore[method-assign]
+    run.train(3)
+    assert (run.sweep.serving, run.sweep.over) == (None, True)
+    use = run.accounting.use
+    assert use is not None
+    assert use.time_seconds == pytest.approx(1000 * run.seconds_at(64) + 2.0, rel=1e-3)
 
 
 def test_what_a_whole_epoch_takes_less_than_its_steps_did_is_taken_off_in_proportion() -> None:

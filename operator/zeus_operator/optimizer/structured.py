@@ -25,6 +25,7 @@ from typing import TypeGuard
 import numpy as np
 
 from zeus_operator.optimizer import budget, worst_case
+from zeus_operator.optimizer.assessment import Assessment, RuleTerms
 from zeus_operator.optimizer.costs import CostBelief, CostModel, Gpu
 from zeus_operator.optimizer.curves import Curves
 from zeus_operator.optimizer.drift import Cusum
@@ -33,7 +34,7 @@ from zeus_operator.optimizer.feasibility import Feasibility, Memory
 from zeus_operator.optimizer.gaussian import Belief, safe_exp
 from zeus_operator.optimizer.learner import MOST_JOULES, FoldingPolicy, Learner
 from zeus_operator.optimizer.parameters import Parameters
-from zeus_operator.optimizer.selection import Assessment, RuleTerms, select
+from zeus_operator.optimizer.selection import select
 from zeus_operator.optimizer.types import Choice, Observation, Problem, Situation
 from zeus_operator.optimizer.valuation import Arm
 from zeus_runtime.protocol import Outcome
@@ -350,6 +351,7 @@ class StructuredLearner(Learner):
             log_cost_variance=float(costs.variance[arm]),
             probability=probability,
             runs=runs,
+            reached=self._feasibility.successes[arm],
             failures=self._feasibility.failures[arm],
             fits=self._memory.fits(*gpu, self._sizes[arm]),
             in_flight=in_flight,

@@ -32,6 +32,7 @@ class Arm:
         log_cost, log_cost_variance: belief about ln(cost per epoch / unit).
         probability: of reaching the target at all.
         runs: that tell of it; an arm is proven if there is one.
+        reached: those of them that reached the target; the others were stopped.
         failures: runs that used up all epochs without reaching the target.
         fits: nothing says that it runs out of memory.
         in_flight: another run of it is under way.
@@ -50,6 +51,7 @@ class Arm:
     log_cost_variance: float
     probability: float
     runs: int
+    reached: int = 0
     failures: int = 0
     fits: bool = True
     in_flight: bool = False

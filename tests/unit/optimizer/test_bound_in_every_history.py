@@ -273,6 +273,23 @@ def test_a_cheaper_arm_whose_long_runs_do_not_fit_waits_and_the_sentence_says_so
     )
 
 
+def test_what_waits_for_something_else_says_for_what():
+    history = tried().add(128, 500.0).add(128, 500.0)
+    two = problem((128, 256), exploration_share=0.3, bound_every_history=True)  # type: ignore[arg-type]
+
+    def sentence(**changes: object) -> str:
+        situation = history.situation(**changes)
+        return POLICY.choose(two, history.observations, situation, 0).sentence
+
+    assert sentence().startswith("Batch size 128 again")
+    for changes, why in (
+        ({"in_flight": (128,)}, "what the run of another batch size that is under way will cost"),
+        ({"gpu_model": "SimGPU-B"}, "what runs cost on these GPUs"),
+    ):
+        assert sentence(**changes).startswith("Batch size 256 again: 128 looks cheaper (about ")
+        assert sentence(**changes).endswith(f"), but {why} is not known yet.")
+
+
 def test_a_sweep_takes_at_most_half_of_what_may_be_spent_and_the_nearest_come_first():
     nothing = HistoryBuilder()
     assert ask(nothing, share=0.05).sweep == (32, 64, 128, 512)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.support.optimizer_histories import HistoryBuilder, candidate, problem
 from zeus_operator.optimizer.budget import Account, Terms, left, left_for_sure
+from zeus_operator.optimizer.costs import CostModel
+from zeus_operator.optimizer.parameters import Parameters
 from zeus_operator.optimizer.structured import StructuredPolicy
 from zeus_operator.optimizer.types import Choice
 from zeus_operator.optimizer.valuation import Arm
@@ -153,6 +156,23 @@ def test_profiling_is_paid_from_the_budget_and_expected_of_the_next_arm():
     assert extra[1] - extra[0] == pytest.approx(0.5 * 119.7, rel=0.01)
     budgets = [ask(h, 0.1).stop_rule.budget_joules for h in (plain, paid)]
     assert budgets[0] - budgets[1] == pytest.approx(1.1 * 50.0)
+
+
+def test_what_a_sweep_took_is_neither_spent_nor_expected_of_the_next_arm():
+    measured = {"epoch_cost_joules": 100.0, "full_power_epoch_cost_joules": 100.0}
+    plain = HistoryBuilder().add(256, 1000.0, **measured)
+    swept = HistoryBuilder().add(256, 1080.0, sweep_cost_joules=80.0, **measured)
+    assert ask(swept, 0.1) == ask(plain, 0.1)
+
+
+def test_only_what_the_power_limit_saves_at_the_default_may_be_spent():
+    costs = CostModel(np.array([-1.0, 0.0]), 1, Parameters())
+    here = ("SimGPU-A", 1)
+    for arm_index in (0, 1):
+        costs.observe(here, arm_index, 100.0)
+    costs.observe_full_power(here, 1, 110.0, 100.0)
+    costs.observe_full_power(here, 0, 150.0, 100.0)
+    assert costs.belief(here).full_power_ratio == pytest.approx(1.1)
 
 
 def test_the_budget_is_in_expectation_so_bad_luck_of_the_default_costs_nothing():

@@ -175,6 +175,13 @@ def test_a_diverged_run_is_a_failure_of_the_arm_whatever_epoch_it_was():
     assert candidate(after.choose(POLICY), 512).success_probability < 0.5 * chance
 
 
+def test_a_run_of_at_least_that_size_takes_an_out_of_memory_back():
+    history = HistoryBuilder().add(256, 0.0, Outcome.OUT_OF_MEMORY, epochs=0).add(128, 100.0)
+    assert "out of memory" in {c.note for c in history.choose(POLICY).candidates}
+    history.add(512, 100.0)
+    assert "out of memory" not in {c.note for c in history.choose(POLICY).candidates}
+
+
 def test_out_of_memory_rules_out_that_arm_and_all_larger_ones_on_that_gpu_model_only():
     history = HistoryBuilder().add(128, 100.0)
     history.add(256, 0.0, Outcome.OUT_OF_MEMORY, epochs=0)
@@ -198,7 +205,15 @@ def test_out_of_memory_rules_out_that_arm_and_all_larger_ones_on_that_gpu_model_
 
 def test_when_the_default_does_not_fit_the_largest_that_does_takes_its_place():
     history = HistoryBuilder().add(256, 0.0, Outcome.OUT_OF_MEMORY, epochs=0)
-    assert history.choose(POLICY).batch_size == 128
+    choice = history.choose(POLICY)
+    assert choice.batch_size == 128
+    assert choice.sentence == (
+        "The default batch size 256 ran out of memory: 128, the largest that may fit, in its place."
+    )
+    neither = history.failure(128).choose(POLICY)
+    assert neither.sentence.startswith(
+        "Batch size 128, in place of the default, did not reach the target: trying 64, "
+    )
 
 
 def test_a_stopped_run_is_a_lower_bound_and_no_failure():
@@ -257,6 +272,15 @@ def test_a_proven_arm_that_failed_in_this_recurrence_is_run_again_without_a_limi
     )
 
 
+def test_how_often_an_arm_reached_the_target_leaves_out_the_runs_that_were_stopped():
+    history = HistoryBuilder().add(256, 1000.0)
+    for _ in range(3):
+        history.add(128, 500.0)
+    history.add(128, 2000.0, Outcome.COST_EXCEEDED, epochs=40)
+    again = history.choose(POLICY, failed=(64, 32, 128))
+    assert again.sentence.endswith("it has reached the target in 3 of 4 runs.")
+
+
 def test_the_last_attempt_is_the_default_without_a_threshold():
     history = HistoryBuilder().add(256, 100.0).add(128, 50.0)
     situation = Situation(3, (64, 32, 512, 128), gpu_model=GPU)
@@ -281,13 +305,26 @@ def test_epochs_are_shared_between_gpu_models_and_costs_are_not():
     known = history.choose(POLICY)
     other = history.choose(POLICY, gpu_model="SimGPU-B")
     assert candidate(other, 64).runs == 6
-    assert other.batch_size == known.batch_size
+    assert other.batch_size == 64
     assert other.cost_threshold_joules is None  # no joule was measured there yet
     assert "cost from another GPU model" in candidate(other, 64).note
     history.add(64, 400.0, epochs=4, gpu_model="SimGPU-B")
     there = history.choose(POLICY, gpu_model="SimGPU-B")
     assert candidate(there, 64).typical_cost_joules == pytest.approx(400.0, rel=0.15)
     assert candidate(known, 64).typical_cost_joules == pytest.approx(40.0, rel=0.15)
+
+
+def test_where_no_joule_is_known_nothing_unproven_is_tried_for_nothing_could_end_it():
+    history = HistoryBuilder().add(256, 1000.0)
+    here = history.choose(POLICY)
+    assert here.batch_size != 256
+    assert here.stop_rule is not None
+    for there in (
+        history.choose(POLICY, gpu_model="SimGPU-B"),
+        history.choose(POLICY, gpu_count=2),
+    ):
+        assert (there.batch_size, there.cost_threshold_joules) == (256, None)
+        assert there.sentence.endswith("what a try would cost on these GPUs is not known yet.")
 
 
 def test_an_unknown_placement_is_taken_for_the_last_gpu_seen():

@@ -153,6 +153,9 @@ def machine(
         "spec": {
             **child_spec(command, arguments, gpus=gpus_asked, grace_seconds=grace_seconds),
             "retry": {"maxAttempts": max_attempts, "pauseAfterFailures": 3},
+            # These tests look at the machinery: how often a recurrence is tried must not hang on
+            # how busy this machine is, and so on what seemed worth a try.
+            "exploration": {"maxExtraCostPercent": "0"},
             **spec,
         },
     }

@@ -39,7 +39,7 @@ def random_parameters(seed: int) -> Parameters:
         value = getattr(own, field.name)
         drawn = value * _FACTOR ** (2.0 * stream.random() - 1.0)
         found[field.name] = max(1, round(drawn)) if isinstance(value, int) else drawn
-    return Parameters(**found)  # type: ignore[arg-type]
+    return Parameters(**found)  # type: ignore[arg-type]  # numbers by name
 
 
 def _measure(folders: Sequence[Folder], effort: Effort) -> Result:

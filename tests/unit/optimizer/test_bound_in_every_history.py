@@ -30,7 +30,7 @@ FLAT: dict[int, float | None] = dict(zip(SIZES, (30, 28, 26, 25, 25, 24, 60), st
 
 
 def job(epochs: dict[int, float | None], **changes: object) -> RunningJob:
-    return RunningJob(epochs, UNITS, 256, **changes)  # type: ignore[arg-type]
+    return RunningJob(epochs, UNITS, 256, **changes)  # type: ignore[arg-type]  # by name
 
 
 STEADY = {
@@ -227,7 +227,7 @@ KNOWN_DEFAULT = Arm(1, 256, math.log(10.0), 0.001, 0.04, 0.0, 1e-4, 1.0, 8, cost
 def small(**changes: object) -> Arm:
     """Batch size 64: nine times as dear an epoch, measured in passing; never run."""
     arm = Arm(0, 64, math.log(5.0), 0.1, 0.04, math.log(9.0), 1e-4, 0.98, 0, cost_measured=True)
-    return replace(arm, **changes)  # type: ignore[arg-type]
+    return replace(arm, **changes)  # type: ignore[arg-type]  # by name
 
 
 def test_an_arm_may_run_only_if_what_is_left_pays_for_a_first_epoch_at_the_worst():

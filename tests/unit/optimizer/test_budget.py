@@ -23,7 +23,7 @@ TERMS = Terms(share=0.05, caution=1.0)
 def arm(index: int, cost: float, **changes: object) -> Arm:
     """An arm that has shown what it costs, in epochs of the default."""
     known = Arm(index, 256 >> index, math.log(cost), 0.0, 0.0, 0.0, 0.0, 1.0, runs=1)
-    return replace(known, **changes)  # type: ignore[arg-type]
+    return replace(known, **changes)  # type: ignore[arg-type]  # by name
 
 
 DEFAULT = arm(0, 10.0)
@@ -31,7 +31,7 @@ CHEAP = arm(1, 8.0)
 
 
 def ask(history: HistoryBuilder, share: float, **changes: object) -> Choice:
-    terms = problem(exploration_share=share, **changes)  # type: ignore[arg-type]
+    terms = problem(exploration_share=share, **changes)  # type: ignore[arg-type]  # by name
     return POLICY.choose(terms, history.observations, history.situation(), 0)
 
 
@@ -195,7 +195,7 @@ def test_a_run_under_way_may_use_a_tenth_more_than_is_left():
 
 def test_the_default_runs_while_the_best_arm_is_too_unsure_for_what_is_left():
     history = HistoryBuilder().add(256, 1000.0).add(128, 950.0)
-    only = problem((128, 256), exploration_share=0.0)  # type: ignore[arg-type]
+    only = problem((128, 256), exploration_share=0.0)  # type: ignore[arg-type]  # by name
     unsure = POLICY.choose(only, history.observations, history.situation(), 0)
     assert unsure.batch_size == 256
     assert "the default: 128 looks cheaper" in unsure.sentence
@@ -210,7 +210,7 @@ def test_an_arm_far_better_than_the_default_needs_no_budget():
     history = HistoryBuilder().add(256, 1000.0)
     for _ in range(3):
         history.add(128, 300.0)
-    only = problem((128, 256), exploration_share=0.0)  # type: ignore[arg-type]
+    only = problem((128, 256), exploration_share=0.0)  # type: ignore[arg-type]  # by name
     choice = POLICY.choose(only, history.observations, history.situation(), 0)
     assert choice.batch_size == 128
     assert choice.sentence.startswith("Batch size 128 again: about 295 J after 3 runs")

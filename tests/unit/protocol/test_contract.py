@@ -104,7 +104,7 @@ def test_without_room_note_profile_sweep_and_the_older_milestones_go_in_this_ord
     without_sweep = body(encode_result(full, sizes[2] + 1))
     assert "sweep" not in without_sweep
     assert without_sweep["sweep_joules"] == pytest.approx(CORE.sweep_joules)
-    assert len(without_sweep["milestones"]) == 30  # type: ignore[arg-type]
+    assert len(without_sweep["milestones"]) == 30  # type: ignore[arg-type]  # a decoded JSON list
     least = decode_result(encode_result(replace(full, milestones=MILESTONES), RESULT_MIN_BYTES))
     assert least is not None
     assert least.milestones[-1] == pytest.approx(MILESTONES[-1])  # the best metric always stays

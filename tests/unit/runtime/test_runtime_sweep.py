@@ -85,7 +85,7 @@ def test_what_comes_before_the_batches_of_an_epoch_does_not_make_full_power_dear
         run.now += 5.0  # the script validates first; then the loader begins
         serve()
 
-    run.serve = later  # type: ignore[method-assign]
+    run.serve = later  # type: ignore[method-assign]  # the scripted run
     run.train(2)
     full_power = run.accounting.full_power
     assert full_power is not None
@@ -226,7 +226,7 @@ def test_a_sweep_that_nobody_ended_is_over_with_its_epoch() -> None:
         run.sweep.begin()
         assert run.sweep.next_size(None) == 64
 
-    run.serve = stuck  # type: ignore[method-assign]
+    run.serve = stuck  # type: ignore[method-assign]  # the scripted run
     run.train(3)
     assert (run.sweep.serving, run.sweep.over) == (None, True)
     use = run.accounting.use
@@ -250,7 +250,7 @@ def test_what_a_whole_epoch_takes_less_than_its_steps_did_is_taken_off_in_propor
         serve()
         slow["in_sweep"] = False
 
-    run.serve = slowly  # type: ignore[method-assign]
+    run.serve = slowly  # type: ignore[method-assign]  # the scripted run
     run.train(3)
     for measured in run.sweep.measurements():
         expected = 64_000 / measured.batch_size * seconds_at(measured.batch_size)

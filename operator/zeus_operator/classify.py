@@ -52,8 +52,8 @@ def classify(
     """Return how an ended execution ended, and one sentence that says why.
 
     `execution.outcome` is what the executor knows better than anybody: that it
-    stopped the run, that the run was orphaned or evicted (`PREEMPTED`), or that
-    it can't be found (`LOST`).  The result outweighs it, but for a run that
+    stopped the run, that the run was orphaned or evicted (`PREEMPTED`), that its child was
+    deleted (`CANCELLED`), why it crashed (`CRASHED`), or that it can't be found (`LOST`).  The result outweighs it, but for a run that
     reached its target and was ended before the script could keep the model.
 
     Raises:
@@ -61,6 +61,8 @@ def classify(
     """
     if execution.ended_at is None:
         raise ValueError(f"execution {execution.uid} has not ended")
+    if execution.outcome is Outcome.CANCELLED:
+        return Outcome.CANCELLED, execution.reason or "its child was deleted"
     result = execution.result
     ended_from_outside = _ended_from_outside(execution)
     if result is not None:
@@ -200,9 +202,12 @@ def _without_result(execution: ExecutionRecord, why: str) -> tuple[Outcome, str]
     tail = f"; {why}" if why else ""
     if outside is not None:
         return Outcome.PREEMPTED, outside + tail
+    if execution.outcome is Outcome.CRASHED:
+        return Outcome.CRASHED, f"{execution.reason}{_last_line(execution)}{tail}"
     code = execution.exit_code
     if execution.outcome is Outcome.LOST or code is None:
-        return Outcome.LOST, f"the run ended and nobody saw how{tail}"
+        said = f": {execution.reason}" if execution.reason else ""
+        return Outcome.LOST, f"the run ended and nobody saw how{said}{tail}"
     if code == STOP_EXIT_CODE:
         if why:
             return Outcome.NO_TELEMETRY, f"stopped by the runtime{tail}"
@@ -220,7 +225,7 @@ def _without_result(execution: ExecutionRecord, why: str) -> tuple[Outcome, str]
 
 def _ended_from_outside(execution: ExecutionRecord) -> str | None:
     if execution.outcome is Outcome.PREEMPTED:
-        return "ended from outside before it was done"
+        return execution.reason or "ended from outside before it was done"
     if execution.outcome is None and is_signal_death(execution):
         return f"{_exit_text(execution.exit_code)} from outside"
     return None

@@ -158,10 +158,10 @@ def _may_try_again(recurrence: RecurrenceRecord, attempt: AttemptRecord, spec: J
 def _advance_attempt(
     facts: JobFacts, recurrence: RecurrenceRecord, attempt: AttemptRecord, spec: JobPlanSpec
 ) -> Iterator[Action]:
+    if _goes_on(attempt):
+        return
     if not attempt.executions:
         yield StartAttempt(attempt.id)
-        return
-    if _runs(attempt):
         return
     outcome, detail = _judged(facts, recurrence, attempt, spec)
     if outcome is Outcome.PREEMPTED:
@@ -192,8 +192,10 @@ def _judged(
     return outcome, detail
 
 
-def _runs(attempt: AttemptRecord) -> bool:
-    return any(execution.ended_at is None for execution in attempt.executions)
+def _goes_on(attempt: AttemptRecord) -> bool:
+    """Whether an execution runs, or a child lives that may bring another one."""
+    runs = any(execution.ended_at is None for execution in attempt.executions)
+    return runs or bool(attempt.child_uid)
 
 
 def _replace(
@@ -206,7 +208,7 @@ def _replace(
         reached = attempt is not None and attempt.outcome is Outcome.REACHED
         state = RecurrenceState.REACHED if reached else RecurrenceState.CANCELLED
         yield CloseRecurrence(recurrence.id, state)
-    elif _runs(attempt):
+    elif _goes_on(attempt):
         yield StopAttempt(attempt.id, reason)
     else:
         outcome, detail = Outcome.CANCELLED, reason

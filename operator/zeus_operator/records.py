@@ -42,7 +42,12 @@ class AttemptState(enum.StrEnum):
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A ZeusJob and its incarnation.  `spec` is the validated manifest's spec as JSON."""
+    """A ZeusJob and its incarnation.  `spec` is the validated manifest's spec as JSON.
+
+    Args:
+        namespace_uid: uid of the namespace; "": on one machine.
+        handled: by name of an annotation, the last value of it that was acted on.
+    """
 
     id: int
     namespace: str
@@ -56,6 +61,8 @@ class JobRecord:
     created_at: datetime
     suspended: bool = False
     resumed_at: datetime | None = None  # failures before this do not count towards the pause
+    namespace_uid: str = ""
+    handled: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -65,7 +72,11 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class RunRequestRecord:
-    """'Run N recurrences back to back', remembered so that a crash can't lose or repeat any."""
+    """'Run N recurrences back to back', remembered so that a crash can't lose or repeat any.
+
+    Args:
+        token: by which it was asked for; "": it is the one that is gone on with.
+    """
 
     id: int
     job_id: int
@@ -74,6 +85,7 @@ class RunRequestRecord:
     created: int  # recurrences created so far
     finished: int  # recurrences ended so far
     requested_at: datetime
+    token: str = ""
 
     @property
     def complete(self) -> bool:
@@ -112,7 +124,13 @@ class DecisionRecord:
 
 @dataclass(frozen=True)
 class ExecutionRecord:
-    """One process (or pod) that executed an attempt."""
+    """One process (or pod) that executed an attempt.
+
+    Args:
+        outcome: what the executor knows better than anybody: PREEMPTED, LOST, CANCELLED or
+            CRASHED; None: the end of the process and its result say it.
+        reason: the executor's words about the end, e.g. "evicted: The node was low on memory".
+    """
 
     uid: str
     started_at: datetime
@@ -122,11 +140,17 @@ class ExecutionRecord:
     result: Result | None = None
     output_path: str = ""
     output_tail: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """One attempt of a recurrence.  Energy, time and cost are summed over its executions."""
+    """One attempt of a recurrence.  Energy, time and cost are summed over its executions.
+
+    Args:
+        child_uid: of the child workload while it lives; while it is set the attempt goes on,
+            with or without a running execution.  "": none yet, it ended, or on one machine.
+    """
 
     id: int
     recurrence_id: int
@@ -147,6 +171,7 @@ class AttemptRecord:
     best_metric: float | None = None
     gpu_model: str = ""
     ended_at: datetime | None = None
+    child_uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,3 +220,20 @@ class JobFacts:
     profiles: tuple[ProfileRecord, ...] = ()
     last_ordinal: dict[RecurrenceKind, int] = field(default_factory=dict)
     last_scheduled_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class JobOverview:
+    """What tells whether a living job needs a look, without its facts.
+
+    Args:
+        has_open: whether a recurrence is open.
+        has_requests: whether a request may still make recurrences.
+    """
+
+    id: int
+    uid: str
+    namespace: str
+    name: str
+    has_open: bool
+    has_requests: bool

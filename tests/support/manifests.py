@@ -33,7 +33,8 @@ spec:
                 resources: {limits: {nvidia.com/gpu: 1}}
 """
 
-CONTAINERS = "spec.workload.template.spec.template.spec.containers"
+TEMPLATE = "spec.workload.template.spec"
+CONTAINERS = f"{TEMPLATE}.template.spec.containers"
 
 
 def changed(old: str, new: str) -> str:
@@ -50,6 +51,18 @@ def with_spec(line: str) -> str:
 def with_container(line: str) -> str:
     """Return the valid file with one more field of the container."""
     return changed("image: ", f"{line}\n                image: ")
+
+
+def with_job(line: str) -> str:
+    """Return the valid file with one more field of the child's own spec."""
+    return changed(
+        "      spec:\n        template:", f"      spec:\n        {line}\n        template:"
+    )
+
+
+def with_pod(line: str) -> str:
+    """Return the valid file with one more field of the pod's spec."""
+    return changed("            restartPolicy:", f"            {line}\n            restartPolicy:")
 
 
 def write(folder: Path, text: str = VALID, *, script: bool = True) -> Path:
@@ -224,6 +237,16 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
         f"{CONTAINERS}[0].env[0].value",
         'quote it: "3"',
     ),
+    "argument that is no text": (
+        changed('"--lr=$(ZEUS_LEARNING_RATE)"', '"--epochs", 3'),
+        f"{CONTAINERS}[0].args[2]",
+        'quote it: "3"',
+    ),
+    "command that is no list": (
+        changed('["python", "train.py"]', "python train.py"),
+        f"{CONTAINERS}[0].command",
+        "must be a list of strings",
+    ),
     "value only a cluster has": (
         with_container("env: [{name: KEY, valueFrom: {secretKeyRef: {name: a, key: b}}}]"),
         f"{CONTAINERS}[0].env[0].valueFrom",
@@ -246,6 +269,129 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
         changed('"--lr=$(ZEUS_LEARNING_RATE)"', '"--max-restarts=3"'),
         f"{CONTAINERS}[0].args[1]",
         "spec.retry.maxAttempts",
+    ),
+    "an argument that restarts in the next word": (
+        changed('"--lr=$(ZEUS_LEARNING_RATE)"', '"--max_restarts", "2"'),
+        f"{CONTAINERS}[0].args[1]",
+        "spec.retry.maxAttempts",
+    ),
+    "several pods at once": (
+        with_job("parallelism: 2"),
+        f"{TEMPLATE}.parallelism",
+        "a run of kind Job is one pod",
+    ),
+    "several pods in turn": (
+        with_job("completions: 3"),
+        f"{TEMPLATE}.completions",
+        "a run of kind Job is one pod",
+    ),
+    "restarts of an index": (
+        with_job("backoffLimitPerIndex: 1"),
+        f"{TEMPLATE}.backoffLimitPerIndex",
+        "spec.retry.maxAttempts",
+    ),
+    "own selector": (
+        with_job("selector: {matchLabels: {a: b}}"),
+        f"{TEMPLATE}.selector",
+        "Kubernetes chooses it",
+    ),
+    "own selector that is meant": (
+        with_job("manualSelector: true"),
+        f"{TEMPLATE}.manualSelector",
+        "Kubernetes chooses it",
+    ),
+    "pods that overlap": (
+        with_job("podReplacementPolicy: TerminatingOrFailed"),
+        f"{TEMPLATE}.podReplacementPolicy",
+        "two pods of one run",
+    ),
+    "label of the pod that is the operator's": (
+        changed(
+            "        template:\n          spec:",
+            "        template:\n          metadata: {labels: {zeus.energy/attempt: '1'}}\n"
+            "          spec:",
+        ),
+        f"{TEMPLATE}.template.metadata.labels",
+        "labels that begin with zeus.energy/",
+    ),
+    "label of the child that is the operator's": (
+        changed(
+            "    template:\n      spec:",
+            "    template:\n      metadata: {labels: {zeus.energy/job: mine}}\n      spec:",
+        ),
+        "spec.workload.template.metadata.labels",
+        "labels that begin with zeus.energy/",
+    ),
+    "label that is none": (
+        changed(
+            "    template:\n      spec:",
+            "    template:\n      metadata: {labels: {not a label: a}}\n      spec:",
+        ),
+        "spec.workload.template.metadata.labels",
+        "each name must be one that Kubernetes allows",
+    ),
+    "annotation that is none": (
+        changed(
+            "    template:\n      spec:",
+            "    template:\n      metadata: {annotations: {a/b/c: a}}\n      spec:",
+        ),
+        "spec.workload.template.metadata.annotations",
+        "each name must be one that Kubernetes allows",
+    ),
+    "own ZEUS_ name in an init container": (
+        with_pod("initContainers: [{name: a, env: [{name: ZEUS_BATCH_SIZE, value: '8'}]}]"),
+        f"{TEMPLATE}.template.spec.initContainers[0].env[0].name",
+        'give that name the value "$(ZEUS_BATCH_SIZE)"',
+    ),
+    "unknown injected name in env": (
+        with_container("env: [{name: A, value: '$$(ZEUS_X) $(ZEUS_BATCHES)'}]"),
+        f"{CONTAINERS}[0].env[0].value",
+        "$(ZEUS_BATCHES) is not a name we inject",
+    ),
+    "runtime put before a command that is not given": (
+        changed("    kind: Job", "    kind: Job\n    injectRuntime: true").replace(
+            '                command: ["python", "train.py"]\n', ""
+        ),
+        f"{CONTAINERS}[0].command",
+        "is required with spec.workload.injectRuntime",
+    ),
+    "no containers": (
+        with_pod("containers: []").split("            containers:\n")[0],
+        CONTAINERS,
+        "must be a list with at least one container",
+    ),
+    "several containers and none that trains": (
+        changed(
+            "                resources: {limits: {nvidia.com/gpu: 1}}\n",
+            "              - name: b\n",
+        ),
+        "spec.workload.container",
+        "none of the containers asks for nvidia.com/gpu; allowed: train, b",
+    ),
+    "a kind of deletion that there is not": (
+        with_spec("deletionPolicy: Orphan"),
+        "spec.deletionPolicy",
+        "Retain, Delete",
+    ),
+    "a schedule with its time zone": (
+        with_spec('schedule: "TZ=UTC 0 2 * * *"'),
+        "spec.schedule",
+        "timeZone",
+    ),
+    "a schedule that never comes": (
+        with_spec('schedule: "0 0 31 2,4 *"'),
+        "spec.schedule",
+        "allowed: five fields",
+    ),
+    "the time zone of the machine": (
+        with_spec('schedule: "0 2 * * *"\n  timeZone: Local'),
+        "spec.timeZone",
+        "allowed: IANA names",
+    ),
+    "a name too long for its runs": (
+        changed("name: digits", f"name: {'d' * 41}"),
+        "metadata.name",
+        "at most 40",
     ),
     "container that is not there": (
         changed("kind: Job\n    template", "kind: Job\n    container: trainer\n    template"),
@@ -270,3 +416,16 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
     ),
 }
 """Every file has exactly one mistake."""
+
+ONLY_ON_ONE_MACHINE = frozenset(
+    {"missing script", "missing program", "no command", "value only a cluster has"}
+)
+"""Mistakes on one machine that are none in a cluster, where there are images and Secrets."""
+
+ONLY_THE_OPERATOR = frozenset(
+    {
+        "a schedule that never comes",
+        "GPUs that are no number",
+    }
+)
+"""What the API server lets through, and the operator says in the condition Ready."""

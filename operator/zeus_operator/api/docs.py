@@ -1,180 +1,74 @@
-"""Writes the reference page of ZeusJob from its types: `python -m zeus_operator.api.docs`."""
+"""Writes what is generated from the API's types: `python -m zeus_operator.api.docs`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from zeus_operator.api.types import API_VERSION, ZeusJob
-from zeus_runtime import protocol
+from zeus_operator.api.admission import admission_policy
+from zeus_operator.api.crd import custom_resource_definition
+from zeus_operator.api.manifests import manifest_text
+from zeus_operator.api.rbac import cluster_wide, namespaced
+from zeus_operator.api.reference import reference
 
-PAGE = Path("docs/reference/zeusjob.md")
+EXAMPLE_NAMESPACES = ("team-a", "team-b")
+_SOURCE = "operator/zeus_operator/api"
 
-_HEAD = f"""\
-<!-- Generated from operator/zeus_operator/api/types.py by `make docs`: change it there. -->
-# ZeusJob
 
-`{API_VERSION}`, short name `zj`. One object is one recurring training job. The same
-file goes to `zeusctl run FILE` on one machine and to `kubectl apply` in a cluster.
+def _crd() -> str:
+    return manifest_text(
+        [custom_resource_definition()],
+        f"the models and rules in {_SOURCE}/{{types,status,rules}}.py",
+    )
 
-Fractions and targets are decimals in quotes (`"0.97"`), as in every Kubernetes API; a bare `0.97`
-is refused with the way to write it. An unknown field is refused, never ignored.
-"""
 
-_TEMPLATE = """\
-## The child's template
+def _policy() -> str:
+    return manifest_text(admission_policy(), f"{_SOURCE}/{{template_rules,admission}}.py")
 
-`spec.workload.template.spec` is the spec of the child kind, here that of a `batch/v1` Job. What
-the operator does with its fields:
 
-| field | what happens |
-| --- | --- |
-| `backoffLimit` | owned: 0. A value above 0 is refused: use `spec.retry.maxAttempts` |
-| `backoffLimitPerIndex` above 0 | refused, for the same reason |
-| `ttlSecondsAfterFinished` | owned: taken off; the child is removed once its result is stored |
-| `parallelism`, `completions` above 1 | refused: a run of kind Job is one pod |
-| `selector`, `manualSelector` | refused: Kubernetes chooses them |
-| `template.spec.restartPolicy` | owned: `Never`. `OnFailure` and `Always` are refused |
-| `--max-restarts` of a launcher, above 0 | refused, in `command` and `args` |
-| `env` names that begin with `ZEUS_` | refused |
-| `$(ZEUS_…)` that is not in the table below | refused |
-| everything else | passed on as it is |
+def _rbac() -> str:
+    return manifest_text(cluster_wide(), f"{_SOURCE}/rbac.py")
 
-On one machine the container's `command` and `args` run as a process in the manifest's folder, with
-the Python that runs `zeusctl`. The image, volumes and other containers are not used; `valueFrom`
-and `envFrom` are refused there, because only a cluster can resolve them. `nvidia.com/gpu` says how
-many GPUs the process sees.
-"""
 
-_ENVIRONMENT = {
-    protocol.ENV_JOB: "`namespace/name` of the job",
-    protocol.ENV_RECURRENCE: "id of the recurrence",
-    protocol.ENV_ATTEMPT: "number of the attempt in its recurrence, from 1",
-    protocol.ENV_BATCH_SIZE: "global batch size to train with, samples",
-    protocol.ENV_LEARNING_RATE: "learning rate; only if `spec.batchSize.learningRate` is given",
-    protocol.ENV_DECISION: "everything else that was decided, as JSON; read by the runtime",
-    protocol.ENV_RESULT_PATH: "file that takes the result; written by the runtime",
-    protocol.ENV_RESULT_BYTES: "length of that file, bytes",
-    protocol.ENV_AGENT: "address of the agent that sets power limits",
+def _rbac_namespaced() -> str:
+    return manifest_text(
+        namespaced(EXAMPLE_NAMESPACES),
+        f"{_SOURCE}/rbac.py",
+        "For an operator that watches these namespaces only: "
+        f"{', '.join(EXAMPLE_NAMESPACES)} stand for yours.",
+    )
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/reference/zeusjob.md": reference,
+    "crds/zeusjobs.yaml": _crd,
+    "deploy/admission-policy.yaml": _policy,
+    "deploy/rbac.yaml": _rbac,
+    "deploy/rbac-namespaced.yaml": _rbac_namespaced,
 }
-
-
-def reference() -> str:
-    """Return the page as Markdown."""
-    schema = ZeusJob.model_json_schema(by_alias=True)
-    parts = [_HEAD]
-    parts += [_section(path, node) for path, node in _objects(schema, schema, "")]
-    parts += [_TEMPLATE, _environment()]
-    return "\n".join(parts)
-
-
-def _environment() -> str:
-    rows = "".join(f"| `{name}` | {text} |\n" for name, text in _ENVIRONMENT.items())
-    return (
-        "## The environment of a run\n\nThese stand before the container's own `env`, so that "
-        "`$(ZEUS_BATCH_SIZE)` works in `env`, `command` and `args`.\n\n"
-        f"| name | value |\n| --- | --- |\n{rows}"
-    )
-
-
-def _objects(
-    node: Mapping[str, Any], root: Mapping[str, Any], path: str
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every object with fields of its own, parents first, with its path."""
-    yield path, node
-    for name, field in node["properties"].items():
-        target = _resolved(field, root)
-        if "properties" in target:
-            yield from _objects(target, root, f"{path}.{name}" if path else name)
-
-
-def _resolved(field: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a field refers to, an absent-able one (`X | null`) included."""
-    for option in field.get("anyOf", ()):
-        if option.get("type") != "null":
-            return {**_resolved(option, root), **_own(field)}
-    if "$ref" in field:
-        definition: Mapping[str, Any] = root["$defs"][field["$ref"].rsplit("/", 1)[1]]
-        return {**definition, **_own(field)}
-    return field
-
-
-def _own(field: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: field[key] for key in ("description", "default") if key in field}
-
-
-def _section(path: str, node: Mapping[str, Any]) -> str:
-    root = ZeusJob.model_json_schema(by_alias=True)
-    required = set(node.get("required", ()))
-    heading = f"## `{path}`" if path else "## Fields"
-    rows = []
-    for name, field in node["properties"].items():
-        resolved = _resolved(field, root)
-        default = _default(resolved, name in required)
-        rows.append(
-            f"| `{name}` | {_type(resolved, root)} | {default} | {resolved['description']} |\n"
-        )
-    return (
-        f"{heading}\n\n| field | type | default | meaning |\n| --- | --- | --- | --- |\n"
-        + "".join(rows)
-    )
-
-
-def _default(field: Mapping[str, Any], required: bool) -> str:
-    if required:
-        return "required"
-    value = field.get("default")
-    if value is None or value == {} or isinstance(value, dict):
-        return ""
-    shown = f'"{value}"' if field["type"] == "string" and "pattern" in field else value
-    return f"`{str(shown).lower() if isinstance(shown, bool) else shown}`"
-
-
-def _type(field: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-    if "const" in field:
-        return f"`{field['const']}`"
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
-    kind = field["type"]
-    if kind == "integer":
-        return f"whole number, {field['minimum']:,} to {field['maximum']:,}"
-    if kind == "array":
-        items = _type(_resolved(field["items"], root), root)
-        return f"list of {field['minItems']} to {field['maxItems']}: {items}"
-    if kind == "object":
-        return (
-            "object"
-            if "properties" in field or field.get("additionalProperties") is True
-            else ("names and texts")
-        )
-    if kind == "string":
-        limit = f", at most {field['maxLength']} characters" if "maxLength" in field else ""
-        return ("decimal in quotes" if "[0-9]" in field.get("pattern", "") else "text") + limit
-    return "true or false"
+"""Each generated file, by its path in the repository."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the page, write it (`--write`) or say whether it is current (`--check`)."""
+    """Write the generated files (`--write`) or say which are not current (`--check`)."""
     parser = argparse.ArgumentParser(prog="python -m zeus_operator.api.docs", description=__doc__)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--write", action="store_true", help=f"write {PAGE}")
-    how.add_argument("--check", action="store_true", help=f"exit 1 if {PAGE} is not current")
-    parser.add_argument("--path", type=Path, default=PAGE, help="another file than the default")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--write", action="store_true", help="write the files")
+    how.add_argument("--check", action="store_true", help="exit 1 if one is not current")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder of the repository")
     options = parser.parse_args(arguments)
-    page = reference()
-    if options.write:
-        options.path.parent.mkdir(parents=True, exist_ok=True)
-        options.path.write_text(page, encoding="utf-8")
-    elif options.check:
-        if not options.path.is_file() or options.path.read_text(encoding="utf-8") != page:
-            print(f"{options.path} is not what the types say: run `make docs`", file=sys.stderr)
-            return 1
-    else:
-        sys.stdout.write(page)
-    return 0
+    stale = 0
+    for name, text in GENERATED.items():
+        path: Path = options.root / name
+        if options.write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text(), encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text():
+            print(f"{name} is not what its source says: run `make docs`", file=sys.stderr)
+            stale += 1
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

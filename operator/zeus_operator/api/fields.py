@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
-DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
+# 32 characters with an exponent of two digits are always finite: no rule has to ask.
+DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"
 FRACTION_PATTERN = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
 UP_TO_A_HALF_PATTERN = r"^0(\.[0-4][0-9]*|\.50*)?$"
 PERCENT_PATTERN = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)$"
@@ -17,6 +18,8 @@ LABEL_VALUE_PATTERN = r"^$|^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
 MAX_CHOICES = 64
 MAX_BATCH_SIZE = 1 << 24
+MAX_ANNOTATION = 1 << 18
+"""What Kubernetes allows all annotations of an object together, bytes."""
 
 
 def _decimal(value: Any) -> Any:
@@ -78,13 +81,14 @@ def _percent(value: Any) -> Any:
 
 
 Decimal = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32), BeforeValidator(_decimal)]
+# The bounds come first: pydantic leaves those that follow a validator out of its JSON schema.
 Fraction = Annotated[
-    str, BeforeValidator(_fraction), Field(pattern=FRACTION_PATTERN, max_length=32)
+    str, Field(pattern=FRACTION_PATTERN, max_length=32), BeforeValidator(_fraction)
 ]
 UpToAHalf = Annotated[
-    str, BeforeValidator(_up_to_a_half), Field(pattern=UP_TO_A_HALF_PATTERN, max_length=32)
+    str, Field(pattern=UP_TO_A_HALF_PATTERN, max_length=32), BeforeValidator(_up_to_a_half)
 ]
-Percent = Annotated[str, BeforeValidator(_percent), Field(pattern=PERCENT_PATTERN, max_length=32)]
+Percent = Annotated[str, Field(pattern=PERCENT_PATTERN, max_length=32), BeforeValidator(_percent)]
 BatchSizeValue = Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)]
 Labels = Annotated[
     dict[
@@ -94,11 +98,19 @@ Labels = Annotated[
     Field(max_length=64),
 ]
 Annotations = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=317)], str], Field(max_length=64)
+    dict[
+        Annotated[str, Field(min_length=1, max_length=317)],
+        Annotated[str, Field(max_length=MAX_ANNOTATION)],
+    ],
+    Field(max_length=64),
 ]
 
 Choices = Annotated[
     tuple[BatchSizeValue, ...],
-    Field(min_length=1, max_length=MAX_CHOICES),
+    Field(
+        min_length=1,
+        max_length=MAX_CHOICES,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    ),
     AfterValidator(_ascending),
 ]

@@ -7,15 +7,29 @@ finding carries the path of the field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zeus_operator.api.types import ZeusJobSpec
 
+CONTAINER_PATH = "spec.workload.container"
 SPEC_PATH = "spec.workload.template.spec"
 POD_PATH = f"{SPEC_PATH}.template.spec"
+_METADATA_PATH = f"{SPEC_PATH}.template.metadata"
+LABELS_PATH = f"{_METADATA_PATH}.labels"
 GPU_RESOURCE = "nvidia.com/gpu"
+
+# What the API server says as well (`admission`), in the same words.
+REQUIRED = "is required"
+NOT_A_LIST = "must be a list of strings"
+NOT_TEXT = 'must be a string; quote it: "{value}"'
+NO_CONTAINERS = "must be a list with at least one container"
+NO_SUCH_CONTAINER = "names no container of the template; it has: {listed}"
+AMBIGUOUS_CONTAINER = (
+    "is required here, because {who} of the containers asks for " + GPU_RESOURCE + "; allowed: "
+    "{listed}"
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def _shown(value: Any) -> str:
 
 def _required(parent: Mapping[str, Any], key: str, path: str) -> Any:
     if parent.get(key) is None:
-        raise TemplateError(f"{path}.{key}", "is required")
+        raise TemplateError(f"{path}.{key}", REQUIRED)
     return parent[key]
 
 
@@ -109,12 +123,10 @@ def _strings(container: Mapping[str, Any], key: str, path: str) -> tuple[str, ..
     if values is None:
         return ()
     if not isinstance(values, list):
-        raise TemplateError(f"{path}.{key}", "must be a list of strings")
+        raise TemplateError(f"{path}.{key}", NOT_A_LIST)
     for index, value in enumerate(values):
         if not isinstance(value, str):
-            raise TemplateError(
-                f"{path}.{key}[{index}]", f'must be a string; quote it: "{_yaml(value)}"'
-            )
+            raise TemplateError(f"{path}.{key}[{index}]", NOT_TEXT.format(value=_yaml(value)))
     return tuple(values)
 
 
@@ -138,10 +150,39 @@ def _env(container: Mapping[str, Any], path: str) -> tuple[EnvEntry, ...]:
             raise TemplateError(f"{here}.name", f"must be the name of a variable, not {name!r}")
         value = entry.get("value")
         if value is not None and not isinstance(value, str):
-            raise TemplateError(f"{here}.value", f'must be a string; quote it: "{_yaml(value)}"')
+            raise TemplateError(f"{here}.value", NOT_TEXT.format(value=_yaml(value)))
         elsewhere = value is None and entry.get("valueFrom") is not None
         found.append(EnvEntry(name, None if elsewhere else value or ""))
     return tuple(found)
+
+
+def other_environments(
+    spec: ZeusJobSpec, training: TrainingContainer
+) -> Iterator[tuple[str, tuple[EnvEntry, ...]]]:
+    """Yield (path, env) of the containers besides the `training` one, init containers included.
+
+    Raises:
+        TemplateError: one is no container, or its `env` can't be read.
+    """
+    pod = pod_spec(spec)
+    for field in ("initContainers", "containers"):
+        containers = pod.get(field) or []
+        if not isinstance(containers, list):
+            raise TemplateError(f"{POD_PATH}.{field}", "must be a list of containers")
+        for index, raw in enumerate(containers):
+            path = f"{POD_PATH}.{field}[{index}]"
+            if path != training.path:
+                yield path, _env(_mapping(raw, path), path)
+
+
+def pod_labels(spec: ZeusJobSpec) -> Mapping[str, Any]:
+    """Return the labels of the child's pods.
+
+    Raises:
+        TemplateError: something else is there.
+    """
+    metadata = _mapping(job_spec(spec)["template"].get("metadata") or {}, _METADATA_PATH)
+    return _mapping(metadata.get("labels") or {}, LABELS_PATH)
 
 
 def _gpu_count(container: Mapping[str, Any], path: str) -> int:
@@ -167,7 +208,7 @@ def training_container(spec: ZeusJobSpec) -> TrainingContainer:
     pod = pod_spec(spec)
     containers = _required(pod, "containers", POD_PATH)
     if not isinstance(containers, list) or not containers:
-        raise TemplateError(f"{POD_PATH}.containers", "must be a list with at least one container")
+        raise TemplateError(f"{POD_PATH}.containers", NO_CONTAINERS)
     names = []
     for index, raw in enumerate(containers):
         here = f"{POD_PATH}.containers[{index}]"
@@ -202,9 +243,7 @@ def _select(wanted: str | None, containers: list[Mapping[str, Any]], names: list
     listed = ", ".join(names)
     if wanted is not None:
         if wanted not in names:
-            raise TemplateError(
-                "spec.workload.container", f"names no container of the template; it has: {listed}"
-            )
+            raise TemplateError(CONTAINER_PATH, NO_SUCH_CONTAINER.format(listed=listed))
         return names.index(wanted)
     if len(containers) == 1:
         return 0
@@ -215,9 +254,5 @@ def _select(wanted: str | None, containers: list[Mapping[str, Any]], names: list
     ]
     if len(asking) != 1:
         who = "none" if not asking else "more than one"
-        raise TemplateError(
-            "spec.workload.container",
-            f"is required here, because {who} of the containers asks for {GPU_RESOURCE}; "
-            f"allowed: {listed}",
-        )
+        raise TemplateError(CONTAINER_PATH, AMBIGUOUS_CONTAINER.format(who=who, listed=listed))
     return asking[0]

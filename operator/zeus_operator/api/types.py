@@ -56,6 +56,13 @@ class Scaling(enum.StrEnum):
     LINEAR = "Linear"
 
 
+class DeletionPolicy(enum.StrEnum):
+    """What becomes of what was learned when the ZeusJob is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class ThroughputSweep(enum.StrEnum):
     """Whether a run may measure a few steps at other batch sizes."""
 
@@ -63,12 +70,15 @@ class ThroughputSweep(enum.StrEnum):
     NEVER = "Never"
 
 
+NAME_MAX_LENGTH = 40
+
+
 class ObjectMeta(ApiModel):
     """Name and labels of the ZeusJob."""
 
     name: str = Field(
         min_length=1,
-        max_length=40,
+        max_length=NAME_MAX_LENGTH,
         pattern=DNS_LABEL_PATTERN,
         description=(
             "Name of the job, unique in its namespace: lower-case letters, digits and '-'. "
@@ -96,7 +106,10 @@ class Metric(ApiModel):
     )
     mode: MetricMode = Field(
         default=MetricMode.MAX,
-        description="Max: larger is better (accuracy). Min: smaller is better (loss, error rate).",
+        description=(
+            "Max: larger is better (accuracy). Min: smaller is better (loss, error rate). In a "
+            "cluster it can't be changed: what was learned would mean the opposite."
+        ),
     )
 
 
@@ -214,6 +227,7 @@ class WorkloadTemplate(ApiModel):
             "owns. `$(ZEUS_BATCH_SIZE)` and the other injected names may stand in command, args "
             "and env."
         ),
+        max_length=64,
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
 
@@ -235,6 +249,14 @@ class Workload(ApiModel):
             "that asks for GPUs."
         ),
     )
+    inject_runtime: StrictBool = Field(
+        default=False,
+        description=(
+            "If true, an init container puts zeus_runtime into the container that trains, so that "
+            "its image needs no change. The container must say its `command` then, because a "
+            "launcher goes in front of it. On one machine it changes nothing."
+        ),
+    )
     template: WorkloadTemplate = Field(description="The child workload.")
 
 
@@ -247,7 +269,7 @@ class ZeusJobSpec(ApiModel):
         max_length=128,
         description=(
             "When a recurrence is due: five cron fields, or @hourly, @daily, @weekly, @monthly, "
-            "@yearly. Without it the job runs on demand."
+            "@yearly. Without it the job runs on demand, or `runs` times."
         ),
     )
     time_zone: str | None = Field(
@@ -289,15 +311,27 @@ class ZeusJobSpec(ApiModel):
         ge=0,
         le=1000,
         description=(
-            "Finished children that are kept in the cluster. The history of the job does not "
-            "depend on it; on one machine nothing is removed."
+            "Successful children that are kept in the cluster, for their logs. The history of the "
+            "job does not depend on it; on one machine nothing is removed."
         ),
     )
     failed_jobs_history_limit: StrictInt = Field(
         default=1,
         ge=0,
         le=1000,
-        description="Failed children that are kept in the cluster, as above.",
+        description=(
+            "Failed children that are kept in the cluster, for their logs. The history of the job "
+            "does not depend on it; on one machine nothing is removed."
+        ),
+    )
+    deletion_policy: DeletionPolicy = Field(
+        default=DeletionPolicy.RETAIN,
+        description=(
+            "What becomes of what was learned when the ZeusJob is deleted. Retain: it is kept for "
+            "the operator's retention time, 30 days by default, so that deleting and applying it "
+            "anew under the same name loses nothing. Delete: it is erased as soon as the ZeusJob "
+            "is gone. On one machine it changes nothing."
+        ),
     )
     objective: Objective = Field(description="What is good enough, and what counts as cost.")
     batch_size: BatchSize = Field(description="The batch sizes that may be tried.")
@@ -326,7 +360,7 @@ class ZeusJobSpec(ApiModel):
 
 
 class ZeusJob(ApiModel):
-    """A ZeusJob, as a manifest holds it."""
+    """A recurring training job whose batch size and power limit are learned."""
 
     api_version: Literal["zeus.energy/v1alpha1"] = Field(description="Always zeus.energy/v1alpha1.")
     kind: Literal["ZeusJob"] = Field(description="Always ZeusJob.")

@@ -1,4 +1,4 @@
-"""The program `zeusctl` (and `kubectl zeus`, the same under another name)."""
+"""The program `zeusctl`: jobs on one machine, and simulation."""
 
 from __future__ import annotations
 

@@ -47,3 +47,41 @@ CheckpointHook = Callable[[Checkpoint], None]
 def no_checkpoint(moment: Checkpoint) -> None:
     """Let `moment` go by."""
     del moment
+
+
+class ClusterCheckpoint(enum.StrEnum):
+    """The moments of a run in a cluster, in the order in which it passes them."""
+
+    JOB_APPLIED = "job-applied"
+    REQUEST_STORED = "request-stored"
+    FACTS_LOADED = "facts-loaded"
+    BEFORE_CREATE_RECURRENCE = "before-create-recurrence"
+    AFTER_CREATE_RECURRENCE = "after-create-recurrence"
+    BEFORE_DECIDE_ATTEMPT = "before-decide-attempt"
+    AFTER_DECIDE_ATTEMPT = "after-decide-attempt"
+    BEFORE_CREATE_CHILD = "before-create-child"
+    AFTER_CREATE_CHILD = "after-create-child"
+    BEFORE_RECORD_CHILD = "before-record-child"
+    AFTER_RECORD_CHILD = "after-record-child"
+    BEFORE_RECORD_END = "before-record-end"
+    AFTER_RECORD_END = "after-record-end"
+    BEFORE_STOP_CHILD = "before-stop-child"
+    AFTER_STOP_CHILD = "after-stop-child"
+    BEFORE_CLOSE_ATTEMPT = "before-close-attempt"
+    AFTER_CLOSE_ATTEMPT = "after-close-attempt"
+    BEFORE_CLOSE_RECURRENCE = "before-close-recurrence"
+    AFTER_CLOSE_RECURRENCE = "after-close-recurrence"
+    BEFORE_PROJECT_STATUS = "before-project-status"
+    AFTER_PROJECT_STATUS = "after-project-status"
+    BEFORE_POST_EVENTS = "before-post-events"
+    AFTER_POST_EVENTS = "after-post-events"
+    BEFORE_PRUNE = "before-prune"
+    AFTER_PRUNE = "after-prune"
+
+
+ClusterCheckpointHook = Callable[[ClusterCheckpoint], None]
+
+
+def no_cluster_checkpoint(moment: ClusterCheckpoint) -> None:
+    """Let `moment` go by."""
+    del moment

@@ -1,4 +1,4 @@
-"""The command line and environment of a local child, from the ZeusJob's container.  Pure.
+"""The environment of a run, and the command line of a local one.  Pure.
 
 On one machine there is no image: `image`, `workingDir`, volumes and the other containers of the
 pod are ignored, the container's `command` and `args` run in the folder of the manifest with the
@@ -34,10 +34,18 @@ def injected_environment(
     attempt: AttemptRecord,
     decision: protocol.Decision,
     *,
-    result_path: Path,
+    result_path: str | Path,
     agent_address: str | None,
+    result_bytes: int = protocol.RESULT_DEFAULT_BYTES,
 ) -> dict[str, str]:
-    """Return the variables of `zeus_runtime.protocol` for one execution."""
+    """Return the variables of `zeus_runtime.protocol` for one execution, here or in a pod.
+
+    Args:
+        result_bytes: constant length of the result.
+
+    Raises:
+        protocol.ProtocolError: the decision is longer than fits into an environment.
+    """
     variables = {
         protocol.ENV_JOB: job.key,
         protocol.ENV_RECURRENCE: str(attempt.recurrence_id),
@@ -45,13 +53,18 @@ def injected_environment(
         protocol.ENV_BATCH_SIZE: str(decision.batch_size),
         protocol.ENV_DECISION: decision.to_json(),
         protocol.ENV_RESULT_PATH: str(result_path),
-        protocol.ENV_RESULT_BYTES: str(protocol.RESULT_DEFAULT_BYTES),
+        protocol.ENV_RESULT_BYTES: str(result_bytes),
     }
     if decision.learning_rate is not None:
         variables[protocol.ENV_LEARNING_RATE] = f"{decision.learning_rate:.12g}"
     if agent_address is not None:
         variables[protocol.ENV_AGENT] = agent_address
     return variables
+
+
+def literal(text: str) -> str:
+    """Return what Kubernetes' expansion turns into `text`: a `$` in it is only a `$`."""
+    return text.replace("$", "$$")
 
 
 def command(
@@ -69,7 +82,7 @@ def command(
             another run) is left out, what the container sets wins.
         interpreter: stands in for `python` and `python3`, and its folder comes first in PATH.
     """
-    entries = [*injected.items()]
+    entries = [(name, literal(value)) for name, value in injected.items()]
     entries.extend((entry.name, entry.value) for entry in container.env if entry.value is not None)
     own = expand_environment(entries)
     arguments = expand_all((*container.command, *container.args), own)

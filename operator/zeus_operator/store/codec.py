@@ -7,6 +7,7 @@ were, because judging them is the business of `classify`, not of the store.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -56,6 +57,12 @@ def _from_json(value: Any) -> Any:
     return value
 
 
+def _parsed(text: str) -> Any:
+    """Return what a JSON column holds; only what holds a mark is walked through."""
+    value = json.loads(text)
+    return _from_json(value) if '"float:' in text or f'"{_TEXT}' in text else value
+
+
 def _known(kind: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     """Drop keys that a newer release has stored."""
     names = {field.name for field in fields(kind)}
@@ -74,11 +81,11 @@ def result_to_json(result: Result | None) -> dict[str, Any] | None:
     return document
 
 
-def result_from_json(raw: dict[str, Any] | None) -> Result | None:
-    """Return the result as it was."""
-    if raw is None:
+def result_from_text(text: str | None) -> Result | None:
+    """Return the result as it was, from the text of its JSON."""
+    if text is None:
         return None
-    values = _known(Result, _from_json(raw))
+    values = _known(Result, _parsed(text))
     values["milestones"] = tuple(tuple(item) for item in values.get("milestones", ()))
     values["power_profile"] = _points(values.get("power_profile", []))
     values["sweep"] = tuple(
@@ -105,7 +112,16 @@ def _stop_rule(raw: Any) -> StopRule | None:
 
 def decision_from_json(raw: dict[str, Any]) -> DecisionRecord:
     """Return the decision as it was."""
-    values = _known(DecisionRecord, _from_json(raw))
+    return _decision(_from_json(raw))
+
+
+def decision_from_text(text: str) -> DecisionRecord:
+    """Return the decision as it was, from the text of its JSON."""
+    return _decision(_parsed(text))
+
+
+def _decision(raw: Mapping[str, Any]) -> DecisionRecord:
+    values = _known(DecisionRecord, raw)
     values["candidates"] = tuple(
         Candidate(**_known(Candidate, candidate)) for candidate in values.get("candidates", ())
     )

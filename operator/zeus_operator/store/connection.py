@@ -121,6 +121,19 @@ class Database:
         """Run `work` on one consistent snapshot."""
         return self._retried(lambda: self._transaction(work, isolation="REPEATABLE READ"))
 
+    def once(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction, without trying again.
+
+        Raises:
+            StoreUnavailable: the server does not answer.
+        """
+        try:
+            return self._transaction(work, isolation=None)
+        except DBAPIError as error:
+            raise StoreUnavailable(
+                f"PostgreSQL at {self.address} does not answer: {str(error.orig).strip()}"
+            ) from error
+
     def session(self, begin: Callable[[Connection], object]) -> Connection:
         """Return a connection of the caller's own, on which `begin` has been done.
 

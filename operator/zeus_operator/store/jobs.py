@@ -6,32 +6,21 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from zeus_operator.records import (
-    AttemptState,
-    JobRecord,
-    RecurrenceKind,
-    RecurrenceState,
-    RunRequestRecord,
-)
+from zeus_operator.records import AttemptState, JobOverview, JobRecord, RecurrenceState
 from zeus_operator.store.connection import StoreError
 from zeus_operator.store.models import (
     attempts,
     jobs,
     learned_states,
-    observations,
-    power_profiles,
     recurrences,
+    request_is_open,
     run_requests,
 )
-from zeus_operator.store.reading import (
-    job_record,
-    request_record,
-    select_incarnations,
-    select_jobs,
-)
+from zeus_operator.store.reading import job_record, select_incarnations, select_jobs
+from zeus_operator.store.requests import cancel_all
 from zeus_runtime.protocol import Outcome
 
 
@@ -40,6 +29,19 @@ def find_job(connection: Connection, namespace: str, name: str) -> JobRecord | N
     query = select_jobs().where(
         learned_states.c.namespace == namespace, learned_states.c.name == name
     )
+    # Of a namespace that was deleted and made anew there may be two for a while.
+    row = connection.execute(query.order_by(jobs.c.id.desc())).mappings().first()
+    return None if row is None else job_record(row)
+
+
+def job_by_uid(connection: Connection, uid: str) -> JobRecord | None:
+    """Return the living job of that incarnation."""
+    row = connection.execute(select_jobs().where(jobs.c.uid == uid)).mappings().first()
+    return None if row is None else job_record(row)
+
+
+def _living(connection: Connection, learned_state_id: int) -> JobRecord | None:
+    query = select_jobs().where(jobs.c.learned_state_id == learned_state_id)
     row = connection.execute(query).mappings().first()
     return None if row is None else job_record(row)
 
@@ -79,6 +81,7 @@ def apply_job(
     policy: str,
     seed: int,
     now: datetime,
+    namespace_uid: str = "",
 ) -> JobRecord:
     """Insert the job, or bring the living one up to date.
 
@@ -90,16 +93,20 @@ def apply_job(
     document = json.loads(json.dumps(spec, allow_nan=False))
     connection.execute(
         insert(learned_states)
-        .values(namespace=namespace, name=name, created_at=now)
+        .values(namespace=namespace, namespace_uid=namespace_uid, name=name, created_at=now)
         .on_conflict_do_nothing()
     )
     # Locked: two that apply the same name at once come one after the other.
     learned_state_id = connection.execute(
         select(learned_states.c.id)
-        .where(learned_states.c.namespace == namespace, learned_states.c.name == name)
+        .where(
+            learned_states.c.namespace == namespace,
+            learned_states.c.namespace_uid == namespace_uid,
+            learned_states.c.name == name,
+        )
         .with_for_update()
     ).scalar_one()
-    found = find_job(connection, namespace, name)
+    found = _living(connection, learned_state_id)
     if found is not None and found.uid != uid and not is_same_incarnation:
         delete_job(connection, found.id, now)
         found = None
@@ -133,7 +140,7 @@ def apply_job(
             .where(jobs.c.id == found.id)
             .values(policy=policy, seed=seed, manifest_path=manifest_path, **changed)
         )
-    applied = find_job(connection, namespace, name)
+    applied = _living(connection, learned_state_id)
     if applied is None:
         raise StoreError(f"{namespace}/{name} was deleted while it was applied")
     return applied
@@ -147,8 +154,8 @@ def set_suspended(connection: Connection, job_id: int, suspended: bool, now: dat
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
 
 
-def delete_job(connection: Connection, job_id: int, now: datetime) -> None:
-    """End the incarnation: what is open is cancelled, what was learned stays."""
+def delete_job(connection: Connection, job_id: int, now: datetime, *, erase: bool = False) -> None:
+    """End the incarnation: what is open is cancelled, what was learned stays unless `erase`."""
     connection.execute(
         update(jobs).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None)).values(deleted_at=now)
     )
@@ -164,89 +171,70 @@ def delete_job(connection: Connection, job_id: int, now: datetime) -> None:
         .where(attempts.c.recurrence_id.in_(mine), attempts.c.ended_at.is_(None))
         .values(
             state=AttemptState.ENDED.value,
+            child_uid="",
             outcome=Outcome.CANCELLED.value,
             detail="the job was deleted",
             ended_at=now,
         )
     )
-    connection.execute(
-        update(run_requests)
-        .where(run_requests.c.job_id == job_id, run_requests.c.closed_at.is_(None))
-        .values(closed_at=now)
-    )
+    cancel_all(connection, job_id, now)
+    if erase:
+        _erase_unless_alive(connection, job_id)
 
 
-def reset_job(connection: Connection, job_id: int, now: datetime) -> None:
-    """Erase history and learned state of every incarnation; a living job itself stays.
-
-    The last tick stays as well, so that a reset never makes a tick run twice.
-
-    Raises:
-        StoreError: there is no such job, or it was deleted and lives again.
-    """
+def _erase_unless_alive(connection: Connection, job_id: int) -> None:
+    """Erase what was learned under the job's name, unless another incarnation lives."""
     learned_state_id = connection.execute(
         select(jobs.c.learned_state_id).where(jobs.c.id == job_id)
-    ).scalar_one_or_none()
-    if learned_state_id is None:
-        raise StoreError(f"there is no job {job_id}")
-    # `apply_job` locks this as well: no incarnation comes to life meanwhile.
+    ).scalar_one()
     connection.execute(
-        select(learned_states.c.id).where(learned_states.c.id == learned_state_id).with_for_update()
-    )
-    living_id = connection.execute(
-        select(jobs.c.id).where(
-            jobs.c.learned_state_id == learned_state_id, jobs.c.deleted_at.is_(None)
-        )
-    ).scalar_one_or_none()
-    if living_id not in (None, job_id):
-        # The caller holds the lock of the deleted one, so the living one may be at work.
-        raise StoreError(f"job {job_id} was deleted and has been run again since: try again")
-    for table in (observations, power_profiles, recurrences):
-        connection.execute(delete(table).where(table.c.learned_state_id == learned_state_id))
-    incarnations = select(jobs.c.id).where(jobs.c.learned_state_id == learned_state_id)
-    connection.execute(delete(run_requests).where(run_requests.c.job_id.in_(incarnations)))
-    connection.execute(
-        delete(jobs).where(
-            jobs.c.learned_state_id == learned_state_id, jobs.c.deleted_at.is_not(None)
+        delete(learned_states).where(
+            learned_states.c.id == learned_state_id,
+            ~select(jobs.c.id)
+            .where(jobs.c.learned_state_id == learned_state_id, jobs.c.deleted_at.is_(None))
+            .exists(),
         )
     )
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(resumed_at=now))
 
 
-def request_runs(
-    connection: Connection, job_id: int, kind: RecurrenceKind, count: int, now: datetime
-) -> RunRequestRecord:
-    """Return the open request of that kind, made if there is none.
+def purge_learned_states(connection: Connection, deleted_before: datetime) -> int:
+    """Erase what was learned under names whose last incarnation was deleted before that.
 
-    Asking again is what the user does after a crash, so it must not ask for
-    more; it also says "go on", so it ends a pause after failures.
+    Returns:
+        How many names.
     """
-    connection.execute(
-        insert(run_requests)
-        .values(job_id=job_id, kind=kind.value, recurrences=count, requested_at=now)
-        .on_conflict_do_nothing(
-            index_elements=["job_id", "kind"], index_where=run_requests.c.closed_at.is_(None)
-        )
+    newest = (
+        select(func.max(func.coalesce(jobs.c.deleted_at, literal("infinity"))))
+        .where(jobs.c.learned_state_id == learned_states.c.id)
+        .scalar_subquery()
     )
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(resumed_at=now))
-    row = (
-        connection.execute(
-            select(run_requests).where(
-                run_requests.c.job_id == job_id,
-                run_requests.c.kind == kind.value,
-                run_requests.c.closed_at.is_(None),
-            )
-        )
-        .mappings()
-        .one()
-    )
-    return request_record(connection, row)
+    done = connection.execute(delete(learned_states).where(newest < deleted_before))
+    return done.rowcount
 
 
-def cancel_request(connection: Connection, request_id: int, now: datetime) -> None:
-    """Let a request make no further recurrence; one that is open goes on to its end."""
-    connection.execute(
-        update(run_requests)
-        .where(run_requests.c.id == request_id, run_requests.c.closed_at.is_(None))
-        .values(closed_at=now)
+def overview(connection: Connection) -> tuple[JobOverview, ...]:
+    """Return what tells which living jobs need a look, in one statement."""
+    opened = (
+        select(recurrences.c.id)
+        .where(recurrences.c.job_id == jobs.c.id, recurrences.c.state == RecurrenceState.OPEN.value)
+        .exists()
     )
+    asked = (
+        select(run_requests.c.id)
+        .where(run_requests.c.job_id == jobs.c.id, request_is_open)
+        .exists()
+    )
+    query = (
+        select(
+            jobs.c.id,
+            jobs.c.uid,
+            learned_states.c.namespace,
+            learned_states.c.name,
+            opened.label("has_open"),
+            asked.label("has_requests"),
+        )
+        .join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
+        .where(jobs.c.deleted_at.is_(None))
+        .order_by(jobs.c.id)
+    )
+    return tuple(JobOverview(**row) for row in connection.execute(query).mappings())

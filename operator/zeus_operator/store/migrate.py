@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-NEWEST_REVISION = "0002"
+NEWEST_REVISION = "0003"
 """Of the newest file in `MIGRATIONS`, written down so that a schema that is up to date is known
 as one without Alembic: to import that takes longer than all that most commands do."""
 

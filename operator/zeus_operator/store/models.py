@@ -19,9 +19,11 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
+    case,
     text,
 )
 
@@ -53,11 +55,13 @@ learned_states = Table(
     metadata,
     _id(),
     Column("namespace", Text, nullable=False),
+    # A namespace that was deleted and made again is another one; '': on one machine.
+    Column("namespace_uid", Text, nullable=False, server_default=""),
     Column("name", Text, nullable=False),
     # The latest tick of the schedule that was dealt with: a new incarnation does not repeat it.
     Column("last_tick", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    UniqueConstraint("namespace", "name"),
+    UniqueConstraint("namespace", "namespace_uid", "name"),
 )
 
 # One row per incarnation (uid); at most one of a name is alive.
@@ -77,6 +81,9 @@ jobs = Table(
     # Failures before this do not count towards the pause.
     Column("resumed_at", DateTime(timezone=True), nullable=False),
     Column("deleted_at", DateTime(timezone=True)),
+    # What a person asked for by an annotation, and the last value of it that was done.
+    Column("handled", JSON, nullable=False, server_default=text("'{}'")),
+    Index("ix_jobs_learned_state_id", "learned_state_id"),
     Index(
         "uq_jobs_alive",
         "learned_state_id",
@@ -94,7 +101,21 @@ run_requests = Table(
     Column("recurrences", Integer, nullable=False),
     Column("requested_at", DateTime(timezone=True), nullable=False),
     Column("closed_at", DateTime(timezone=True)),  # complete or cancelled
+    # A request with a token is made once for ever, and several of a job queue up.  Its
+    # `closed_at` is set from the start, because the release before names the index on open
+    # requests in its ON CONFLICT; `done_at` is when it was complete or cancelled.
+    Column("token", Text),
+    Column("done_at", DateTime(timezone=True)),
     CheckConstraint("recurrences > 0", name="recurrences_positive"),
+    CheckConstraint("token IS NULL OR closed_at IS NOT NULL", name="token_closed"),
+    Index(
+        "uq_run_requests_token",
+        "job_id",
+        "token",
+        unique=True,
+        postgresql_where=text("token IS NOT NULL"),
+    ),
+    Index("ix_run_requests_job_id", "job_id"),
     Index(
         "uq_run_requests_open",
         "job_id",
@@ -103,6 +124,11 @@ run_requests = Table(
         postgresql_where=text("closed_at IS NULL"),
     ),
 )
+
+request_is_open = case(
+    (run_requests.c.token.is_(None), run_requests.c.closed_at), else_=run_requests.c.done_at
+).is_(None)
+"""Whether a request of either kind may still make recurrences."""
 
 recurrences = Table(
     "recurrences",
@@ -129,6 +155,7 @@ recurrences = Table(
         postgresql_where=text("ordinal > 0"),
     ),
     Index("ix_recurrences_request_id", "request_id"),
+    Index("ix_recurrences_learned_state_id", "learned_state_id"),
     Index("ix_recurrences_open", "job_id", postgresql_where=text("state = 'open'")),
 )
 
@@ -153,6 +180,7 @@ attempts = Table(
     Column("best_metric", Float),
     Column("gpu_model", Text, nullable=False, server_default=""),
     Column("ended_at", DateTime(timezone=True)),
+    Column("child_uid", Text, nullable=False, server_default=""),  # while the child lives
     UniqueConstraint("recurrence_id", "number"),
 )
 
@@ -170,6 +198,7 @@ executions = Table(
     Column("sequence", BigInteger),  # of `result`; an older one never replaces a newer one
     Column("output_path", Text, nullable=False, server_default=""),
     Column("output_tail", Text, nullable=False, server_default=""),
+    Column("reason", Text, nullable=False, server_default=""),
     UniqueConstraint("attempt_id", "uid"),
 )
 
@@ -207,6 +236,10 @@ observations = Table(
     Column("sweep_cost_joules", Float, nullable=False, server_default="0"),
     Column("overlapping", Boolean, nullable=False, server_default=text("false")),
     Column("observed_at", DateTime(timezone=True), nullable=False),
+    # The terms that it was observed under; None: of a release that did not keep them.
+    Column("target", Float),
+    Column("metric_mode", Text),
+    Column("max_epochs", Integer),
     Index("ix_observations_learned_state_id", "learned_state_id"),
 )
 
@@ -222,4 +255,15 @@ power_profiles = Table(
     Column("points", JSON, nullable=False),
     Column("measured_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("learned_state_id", "batch_size", "gpu_model", "gpu_driver", "gpu_count"),
+)
+
+# Who may write: the one row's epoch is checked in each write transaction of a leader.
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("acquired_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
 )

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    Table,
+    Text,
+    cast,
+    func,
+    select,
+    union_all,
+)
 
 from zeus_operator.optimizer.types import Observation
 from zeus_operator.records import (
@@ -23,10 +34,10 @@ from zeus_operator.records import (
     RunRequestRecord,
 )
 from zeus_operator.store.codec import (
-    decision_from_json,
+    decision_from_text,
     observation_from_row,
     profile_from_row,
-    result_from_json,
+    result_from_text,
     utc,
 )
 from zeus_operator.store.models import (
@@ -37,6 +48,7 @@ from zeus_operator.store.models import (
     observations,
     power_profiles,
     recurrences,
+    request_is_open,
     run_requests,
 )
 from zeus_runtime.protocol import Outcome
@@ -52,7 +64,11 @@ def _aware(moment: datetime) -> datetime:
 def select_incarnations() -> Select[Any]:
     """Return the query of jobs, living or deleted, with what belongs to their name."""
     return select(
-        jobs, learned_states.c.namespace, learned_states.c.name, learned_states.c.last_tick
+        jobs,
+        learned_states.c.namespace,
+        learned_states.c.namespace_uid,
+        learned_states.c.name,
+        learned_states.c.last_tick,
     ).join(learned_states, learned_states.c.id == jobs.c.learned_state_id)
 
 
@@ -80,6 +96,8 @@ def job_record(row: RowMapping) -> JobRecord:
         created_at=_aware(row["created_at"]),
         suspended=row["suspended"],
         resumed_at=_aware(row["resumed_at"]),
+        namespace_uid=row["namespace_uid"],
+        handled=dict(row["handled"]),
     )
 
 
@@ -91,22 +109,40 @@ def job_by_id(connection: Connection, job_id: int) -> tuple[JobRecord, int, date
     return job_record(row), row["learned_state_id"], utc(row["last_tick"])
 
 
-def request_record(connection: Connection, row: RowMapping) -> RunRequestRecord:
-    """Return a request with the recurrences that it has made."""
-    created, finished = connection.execute(
-        select(func.count(), func.count(recurrences.c.ended_at)).where(
-            recurrences.c.request_id == row["id"]
+def request_records(
+    connection: Connection, where: ColumnElement[bool]
+) -> tuple[RunRequestRecord, ...]:
+    """Return requests in order, each with how many recurrences it has made."""
+    query = (
+        select(
+            run_requests,
+            func.count(recurrences.c.id).label("created"),
+            func.count(recurrences.c.ended_at).label("finished"),
         )
-    ).one()
-    return RunRequestRecord(
-        id=row["id"],
-        job_id=row["job_id"],
-        kind=RecurrenceKind(row["kind"]),
-        recurrences=row["recurrences"],
-        created=created,
-        finished=finished,
-        requested_at=_aware(row["requested_at"]),
+        .outerjoin(recurrences, recurrences.c.request_id == run_requests.c.id)
+        .where(where)
+        .group_by(run_requests.c.id)
+        .order_by(run_requests.c.id)
     )
+    return tuple(
+        RunRequestRecord(
+            id=row["id"],
+            job_id=row["job_id"],
+            kind=RecurrenceKind(row["kind"]),
+            recurrences=row["recurrences"],
+            created=row["created"],
+            finished=row["finished"],
+            requested_at=_aware(row["requested_at"]),
+            token=row["token"] or "",
+        )
+        for row in connection.execute(query).mappings()
+    )
+
+
+def _select_with_text(table: Table, name: str) -> Select[Any]:
+    """Return the query of all columns, that of JSON as its text: `codec` reads it quicker."""
+    others = [column for column in table.c if column.name != name]
+    return select(*others, cast(table.c[name], Text).label(name))
 
 
 def _execution_record(row: RowMapping) -> ExecutionRecord:
@@ -116,9 +152,10 @@ def _execution_record(row: RowMapping) -> ExecutionRecord:
         ended_at=utc(row["ended_at"]),
         exit_code=row["exit_code"],
         outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
-        result=result_from_json(row["result"]),
+        result=result_from_text(row["result"]),
         output_path=row["output_path"],
         output_tail=row["output_tail"],
+        reason=row["reason"],
     )
 
 
@@ -129,7 +166,7 @@ def _attempt_record(row: RowMapping, run: Sequence[ExecutionRecord]) -> AttemptR
         number=row["number"],
         state=AttemptState(row["state"]),
         child_name=row["child_name"],
-        decision=decision_from_json(row["decision"]),
+        decision=decision_from_text(row["decision"]),
         decided_at=_aware(row["decided_at"]),
         outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
         detail=row["detail"],
@@ -143,6 +180,7 @@ def _attempt_record(row: RowMapping, run: Sequence[ExecutionRecord]) -> AttemptR
         best_metric=row["best_metric"],
         gpu_model=row["gpu_model"],
         ended_at=utc(row["ended_at"]),
+        child_uid=row["child_uid"],
     )
 
 
@@ -152,7 +190,9 @@ def attempt_records(
     """Return attempts with their executions, in order."""
     rows = (
         connection.execute(
-            select(attempts).where(where).order_by(attempts.c.recurrence_id, attempts.c.number)
+            _select_with_text(attempts, "decision")
+            .where(where)
+            .order_by(attempts.c.recurrence_id, attempts.c.number)
         )
         .mappings()
         .all()
@@ -161,7 +201,7 @@ def attempt_records(
         return ()
     runs: dict[int, list[ExecutionRecord]] = defaultdict(list)
     for row in connection.execute(
-        select(executions)
+        _select_with_text(executions, "result")
         .where(executions.c.attempt_id.in_([row["id"] for row in rows]))
         .order_by(executions.c.id)
     ).mappings():
@@ -173,8 +213,13 @@ def recurrence_records(
     connection: Connection, where: ColumnElement[bool], limit: int | None = None
 ) -> tuple[RecurrenceRecord, ...]:
     """Return recurrences with their attempts, ascending; with `limit` the latest ones."""
-    query = select(recurrences).where(where).order_by(recurrences.c.id.desc())
-    rows = connection.execute(query.limit(limit)).mappings().all()[::-1]
+    query = select(recurrences).where(where).order_by(recurrences.c.id.desc()).limit(limit)
+    return _with_attempts(connection, connection.execute(query).mappings().all()[::-1])
+
+
+def _with_attempts(
+    connection: Connection, rows: Sequence[RowMapping]
+) -> tuple[RecurrenceRecord, ...]:
     if not rows:
         return ()
     by_recurrence: dict[int, list[AttemptRecord]] = defaultdict(list)
@@ -222,39 +267,43 @@ def _profile_records(connection: Connection, learned_state_id: int) -> tuple[Pro
     )
 
 
+def _recurrences_of_facts(connection: Connection, job_id: int) -> tuple[RecurrenceRecord, ...]:
+    """Return the open recurrences and the last `ENDED_IN_FACTS` that ended, ascending."""
+    mine = select(recurrences).where(recurrences.c.job_id == job_id)
+    state = recurrences.c.state
+    passed_over = (RecurrenceState.OPEN.value, RecurrenceState.SKIPPED.value)
+    ended = (
+        mine.where(state.not_in(passed_over))
+        .order_by(recurrences.c.id.desc())
+        .limit(ENDED_IN_FACTS)
+        .subquery()
+    )
+    both = union_all(mine.where(state == RecurrenceState.OPEN.value), select(ended))
+    rows = connection.execute(both).mappings().all()
+    return _with_attempts(connection, sorted(rows, key=lambda row: int(row["id"])))
+
+
+def _last_ordinals(connection: Connection, learned_state_id: int) -> dict[RecurrenceKind, int]:
+    query = (
+        select(recurrences.c.kind, func.max(recurrences.c.ordinal))
+        .where(recurrences.c.learned_state_id == learned_state_id)
+        .group_by(recurrences.c.kind)
+    )
+    return {RecurrenceKind(kind): ordinal for kind, ordinal in connection.execute(query)}
+
+
 def job_facts(connection: Connection, job_id: int) -> JobFacts | None:
     """Return what `plan` decides on, from one snapshot; None: no such job."""
     found = job_by_id(connection, job_id)
     if found is None:
         return None
     job, learned_state_id, last_tick = found
-    mine = recurrences.c.job_id == job_id
-    is_open = recurrences.c.state == RecurrenceState.OPEN.value
-    is_skipped = recurrences.c.state == RecurrenceState.SKIPPED.value
-    ended = recurrence_records(connection, mine & ~is_open & ~is_skipped, ENDED_IN_FACTS)
-    opened = recurrence_records(connection, mine & is_open)
-    last_ordinal = {
-        RecurrenceKind(kind): ordinal
-        for kind, ordinal in connection.execute(
-            select(recurrences.c.kind, func.max(recurrences.c.ordinal))
-            .where(recurrences.c.learned_state_id == learned_state_id)
-            .group_by(recurrences.c.kind)
-        )
-    }
-    requests = tuple(
-        request_record(connection, row)
-        for row in connection.execute(
-            select(run_requests)
-            .where(run_requests.c.job_id == job_id, run_requests.c.closed_at.is_(None))
-            .order_by(run_requests.c.id)
-        ).mappings()
-    )
     return JobFacts(
         job=job,
-        recurrences=tuple(sorted((*ended, *opened), key=lambda recurrence: recurrence.id)),
+        recurrences=_recurrences_of_facts(connection, job_id),
         observations=observation_records(connection, learned_state_id),
-        requests=requests,
+        requests=request_records(connection, (run_requests.c.job_id == job_id) & request_is_open),
         profiles=_profile_records(connection, learned_state_id),
-        last_ordinal=last_ordinal,
+        last_ordinal=_last_ordinals(connection, learned_state_id),
         last_scheduled_time=last_tick,
     )

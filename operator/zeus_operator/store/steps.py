@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Text, cast, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, Text, cast, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from zeus_operator.accounting import (
@@ -38,9 +39,9 @@ from zeus_operator.store.models import (
     observations,
     power_profiles,
     recurrences,
-    run_requests,
 )
 from zeus_operator.store.reading import attempt_records, job_by_id, recurrence_records
+from zeus_operator.store.requests import close_if_complete
 from zeus_runtime.protocol import Outcome
 
 _UNTRUSTED = {Outcome.NO_TELEMETRY, Outcome.DECISION_NOT_APPLIED, Outcome.CANCELLED, Outcome.LOST}
@@ -145,6 +146,36 @@ def record_execution(
 ) -> AttemptRecord:
     """Store what is newly known of an execution; older knowledge never replaces newer."""
     _lock_attempt(connection, attempt_id)
+    _merge_execution(connection, attempt_id, execution)
+    _is_running(connection, attempt_id)
+    return attempt_records(connection, attempts.c.id == attempt_id)[0]
+
+
+def record_child(
+    connection: Connection,
+    attempt_id: int,
+    child_uid: str,
+    found: Sequence[ExecutionRecord],
+) -> AttemptRecord:
+    """Store whether the child lives, and what is newly known of its executions, at once.
+
+    Args:
+        child_uid: of the child; "": it has ended, or is gone.
+    """
+    _lock_attempt(connection, attempt_id)
+    attempt = attempt_records(connection, attempts.c.id == attempt_id)[0]
+    if attempt.state is AttemptState.ENDED:
+        return attempt
+    for execution in found:
+        _merge_execution(connection, attempt_id, execution)
+    connection.execute(
+        update(attempts).where(attempts.c.id == attempt_id).values(child_uid=child_uid)
+    )
+    _is_running(connection, attempt_id)
+    return attempt_records(connection, attempts.c.id == attempt_id)[0]
+
+
+def _merge_execution(connection: Connection, attempt_id: int, execution: ExecutionRecord) -> None:
     stored = (
         connection.execute(
             select(executions).where(
@@ -163,12 +194,14 @@ def record_execution(
         connection.execute(
             update(executions).where(executions.c.id == stored["id"]).values(**values)
         )
+
+
+def _is_running(connection: Connection, attempt_id: int) -> None:
     connection.execute(
         update(attempts)
         .where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.DECIDED.value)
         .values(state=AttemptState.RUNNING.value)
     )
-    return attempt_records(connection, attempts.c.id == attempt_id)[0]
 
 
 def _merged(stored: RowMapping | None, execution: ExecutionRecord) -> dict[str, Any]:
@@ -182,6 +215,7 @@ def _merged(stored: RowMapping | None, execution: ExecutionRecord) -> dict[str, 
             "ended_at": execution.ended_at,
             "exit_code": execution.exit_code,
             "outcome": None if execution.outcome is None else execution.outcome.value,
+            "reason": clean_text(execution.reason),
         }
     result = execution.result
     known = None if stored is None else stored["sequence"]
@@ -224,7 +258,7 @@ def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -
             attempt,
             action.outcome,
             learned,
-            spec.eta,
+            spec,
             now,
         )
     profile = measured_profile(trusted)
@@ -235,6 +269,7 @@ def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -
         .where(attempts.c.id == attempt.id)
         .values(
             state=AttemptState.ENDED.value,
+            child_uid="",
             outcome=action.outcome.value,
             detail=clean_text(detail),
             ended_at=now,
@@ -252,7 +287,7 @@ def _insert_observation(
     attempt: AttemptRecord,
     outcome: Outcome,
     learned: Lesson,
-    eta: float,
+    terms: JobPlanSpec,
     now: datetime,
 ) -> None:
     connection.execute(
@@ -264,9 +299,12 @@ def _insert_observation(
             attempt=attempt.number,
             batch_size=attempt.decision.batch_size,
             outcome=outcome.value,
-            eta=eta,
+            eta=terms.eta,
             generation=job.generation,
             overlapping=_overlapped(attempt),
+            target=terms.target,
+            metric_mode=terms.metric_mode.value,
+            max_epochs=terms.max_epochs,
             observed_at=now,
             **{**asdict(learned), "milestones": [list(item) for item in learned.milestones]},
         )
@@ -327,20 +365,7 @@ def close_recurrence(
         raise StoreError(f"there is no recurrence {action.recurrence_id}")
     request_id = found[0].request_id
     if request_id is not None:
-        wanted = connection.execute(
-            select(run_requests.c.recurrences)
-            .where(run_requests.c.id == request_id)
-            .with_for_update()
-        ).scalar_one()
-        finished = connection.execute(
-            select(func.count(recurrences.c.ended_at)).where(recurrences.c.request_id == request_id)
-        ).scalar_one()
-        if finished >= wanted:
-            connection.execute(
-                update(run_requests)
-                .where(run_requests.c.id == request_id, run_requests.c.closed_at.is_(None))
-                .values(closed_at=now)
-            )
+        close_if_complete(connection, request_id, now)
     return found[0]
 
 

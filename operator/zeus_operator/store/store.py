@@ -7,11 +7,11 @@ a while when the server goes away (`connection.Database`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
@@ -20,6 +20,7 @@ from zeus_operator.records import (
     AttemptRecord,
     ExecutionRecord,
     JobFacts,
+    JobOverview,
     JobRecord,
     RecurrenceKind,
     RecurrenceRecord,
@@ -27,12 +28,16 @@ from zeus_operator.records import (
 )
 from zeus_operator.store import jobs as job_steps
 from zeus_operator.store import reading, steps
+from zeus_operator.store import requests as request_steps
 from zeus_operator.store.connection import Database, StoreError, StoreUnavailable, open_engine
+from zeus_operator.store.fencing import Fence, FencedOut, next_epoch
 from zeus_operator.store.locks import JobBusy, JobLock
-from zeus_operator.store.migrate import migrate
+from zeus_operator.store.migrate import current_revision, migrate
 from zeus_operator.store.models import jobs, recurrences
 
-__all__ = ["JobBusy", "JobLock", "Store", "StoreError", "StoreUnavailable"]
+__all__ = ["FencedOut", "JobBusy", "JobLock", "Store", "StoreError", "StoreUnavailable"]
+
+T = TypeVar("T")
 
 
 def _random_uid() -> str:
@@ -51,6 +56,7 @@ class Store:
         *,
         recover: Callable[[], object] | None = None,
         database: Database | None = None,
+        fence: Fence | None = None,
     ) -> None:
         """Use a migrated database.
 
@@ -58,8 +64,10 @@ class Store:
             recover: called before a retry, e.g. `EmbeddedPostgres.start`, which
                 brings back a server that was killed.
             database: with other retries than the default ones.
+            fence: checked in each write transaction; None: whoever calls has a lock.
         """
         self._database = database or Database(engine, recover=recover)
+        self._fence = fence
 
     @classmethod
     def connect(cls, url: str, *, recover: Callable[[], object] | None = None) -> Store:
@@ -87,6 +95,56 @@ class Store:
         """Close all connections."""
         self._database.engine.dispose()
 
+    def migrate(self) -> None:
+        """Bring the schema up to date."""
+        self._database.write(migrate)
+
+    def ping(self) -> None:
+        """Look, once, whether the server answers and knows the schema.
+
+        Raises:
+            StoreError: it does not.
+        """
+        self._database.once(current_revision)
+
+    def lead(
+        self,
+        holder: str,
+        now: datetime,
+        *,
+        statement_timeout_seconds: float = 5.0,
+        idle_timeout_seconds: float = 5.0,
+    ) -> Store:
+        """Take the next epoch and return the store of the leader that it makes.
+
+        Its writes raise `FencedOut` as soon as somebody else has taken one.
+
+        Args:
+            holder: who leads, for people.
+            statement_timeout_seconds, idle_timeout_seconds: of its write transactions; shorter
+                than the Lease.
+        """
+        epoch = self._database.write(lambda c: next_epoch(c, holder, now))
+        fence = Fence(epoch, statement_timeout_seconds, idle_timeout_seconds)
+        return Store(self._database.engine, database=self._database, fence=fence)
+
+    @property
+    def epoch(self) -> int | None:
+        """Number of the leader whose store this is; None: of nobody who leads."""
+        return None if self._fence is None else self._fence.epoch
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction, if we still lead."""
+        fence = self._fence
+        if fence is None:
+            return self._database.write(work)
+
+        def fenced(connection: Connection) -> T:
+            fence.check(connection)
+            return work(connection)
+
+        return self._database.write(fenced)
+
     # Jobs ----------------------------------------------------------------
 
     def apply_job(
@@ -100,6 +158,7 @@ class Store:
         seed: int,
         now: datetime,
         uid: str | None = None,
+        namespace_uid: str = "",
     ) -> JobRecord:
         """Insert the job or bring it up to date.
 
@@ -110,9 +169,11 @@ class Store:
             spec: `ZeusJob.spec_document()`.
             uid: of the incarnation, where somebody hands them out (Kubernetes);
                 another uid than that of the living job replaces it.
+            namespace_uid: of the namespace, where there are such (Kubernetes): what was learned
+                in a namespace that was deleted is not of one with the same name.
         """
         fresh_uid = uid or _random_uid()
-        return self._database.write(
+        return self._write(
             lambda connection: job_steps.apply_job(
                 connection,
                 namespace,
@@ -124,12 +185,25 @@ class Store:
                 policy=policy,
                 seed=seed,
                 now=now,
+                namespace_uid=namespace_uid,
             )
         )
 
     def job(self, namespace: str, name: str) -> JobRecord | None:
         """Return the living job of that name."""
         return self._database.read(lambda c: job_steps.find_job(c, namespace, name))
+
+    def job_by_uid(self, uid: str) -> JobRecord | None:
+        """Return the living job of that incarnation."""
+        return self._database.read(lambda c: job_steps.job_by_uid(c, uid))
+
+    def overview(self) -> tuple[JobOverview, ...]:
+        """Return what tells which living jobs need a look."""
+        return self._database.read(job_steps.overview)
+
+    def purge_learned_states(self, deleted_before: datetime) -> int:
+        """Erase what was learned under names that nobody has used since; returns how many."""
+        return self._write(lambda c: job_steps.purge_learned_states(c, deleted_before))
 
     def latest_job(self, namespace: str, name: str) -> JobRecord | None:
         """Return the living job of that name, else the one that was deleted last."""
@@ -145,19 +219,30 @@ class Store:
 
     def set_suspended(self, job_id: int, suspended: bool, now: datetime) -> None:
         """Let no new recurrence start, or let them start again."""
-        self._database.write(lambda c: job_steps.set_suspended(c, job_id, suspended, now))
+        self._write(lambda c: job_steps.set_suspended(c, job_id, suspended, now))
 
-    def delete_job(self, job_id: int, now: datetime) -> None:
-        """Delete the job; what is open is cancelled, what was learned is kept."""
-        self._database.write(lambda c: job_steps.delete_job(c, job_id, now))
+    def delete_job(self, job_id: int, now: datetime, *, erase: bool = False) -> None:
+        """Delete the job; what is open is cancelled, what was learned is kept unless `erase`."""
+        self._write(lambda c: job_steps.delete_job(c, job_id, now, erase=erase))
 
-    def reset_job(self, job_id: int, now: datetime) -> None:
+    def reset_job(self, job_id: int, now: datetime, token: str = "") -> bool:
         """Erase the history of the job's name and everything learned; a living job stays.
 
+        Args:
+            token: names what was asked for: it is done once, and only while nothing is open.
+
+        Returns:
+            Whether it was done now.
+
         Raises:
-            StoreError: there is no such job, or it was deleted and lives again.
+            StoreError: there is no such job, it was deleted and lives again, or (with a token)
+                something of it is open.
         """
-        self._database.write(lambda c: job_steps.reset_job(c, job_id, now))
+        return self._write(lambda c: request_steps.reset_job(c, job_id, now, token))
+
+    def resume_job(self, job_id: int, token: str, now: datetime) -> bool:
+        """End a pause after failures, once per token; returns whether it was new."""
+        return self._write(lambda c: request_steps.resume_job(c, job_id, token, now))
 
     def job_lock(self, job_id: int) -> JobLock:
         """Return a context manager that keeps other programs off the job.
@@ -170,16 +255,25 @@ class Store:
     # Requests ------------------------------------------------------------
 
     def request_runs(
-        self, job_id: int, kind: RecurrenceKind, recurrences: int, now: datetime
+        self, job_id: int, kind: RecurrenceKind, recurrences: int, now: datetime, token: str = ""
     ) -> RunRequestRecord:
-        """Ask for back-to-back recurrences, or return what was asked for and is not complete."""
-        return self._database.write(
-            lambda c: job_steps.request_runs(c, job_id, kind, recurrences, now)
+        """Ask for back-to-back recurrences, or return what was asked for already.
+
+        Args:
+            token: names the request, which is then made once for ever; "": it is the one open
+                request of its kind, if there is one.
+        """
+        return self._write(
+            lambda c: request_steps.request_runs(c, job_id, kind, recurrences, now, token)
         )
+
+    def want_runs(self, job_id: int, recurrences: int | None, now: datetime) -> None:
+        """Let the request of `spec.runs` follow the spec; None: it asks for none."""
+        self._write(lambda c: request_steps.want_runs(c, job_id, recurrences, now))
 
     def cancel_request(self, request_id: int, now: datetime) -> None:
         """Let the request make no further recurrence."""
-        self._database.write(lambda c: job_steps.cancel_request(c, request_id, now))
+        self._write(lambda c: request_steps.cancel_request(c, request_id, now))
 
     # Facts ---------------------------------------------------------------
 
@@ -217,11 +311,11 @@ class Store:
 
     def create_recurrence(self, action: CreateRecurrence, now: datetime) -> RecurrenceRecord:
         """Apply `CreateRecurrence`."""
-        return self._database.write(lambda c: steps.create_recurrence(c, action, now))
+        return self._write(lambda c: steps.create_recurrence(c, action, now))
 
     def decide_attempt(self, action: DecideAttempt, now: datetime) -> AttemptRecord:
         """Apply `DecideAttempt`."""
-        return self._database.write(lambda c: steps.decide_attempt(c, action, now))
+        return self._write(lambda c: steps.decide_attempt(c, action, now))
 
     def record_execution(
         self,
@@ -230,12 +324,22 @@ class Store:
         now: datetime,  # noqa: ARG002 - all appliers are called alike
     ) -> AttemptRecord:
         """Store what is known of an execution; from the first one on the attempt is running."""
-        return self._database.write(lambda c: steps.record_execution(c, attempt_id, execution))
+        return self._write(lambda c: steps.record_execution(c, attempt_id, execution))
+
+    def record_child(
+        self,
+        attempt_id: int,
+        child_uid: str,
+        executions: Sequence[ExecutionRecord],
+        now: datetime,  # noqa: ARG002 - all appliers are called alike
+    ) -> AttemptRecord:
+        """Store whether the child lives ("": it does not) and what its executions are, at once."""
+        return self._write(lambda c: steps.record_child(c, attempt_id, child_uid, executions))
 
     def close_attempt(self, action: CloseAttempt, now: datetime) -> AttemptRecord:
         """Apply `CloseAttempt`: outcome, bill, observation and power profile at once."""
-        return self._database.write(lambda c: steps.close_attempt(c, action, now))
+        return self._write(lambda c: steps.close_attempt(c, action, now))
 
     def close_recurrence(self, action: CloseRecurrence, now: datetime) -> RecurrenceRecord:
         """Apply `CloseRecurrence`; the last one completes its request."""
-        return self._database.write(lambda c: steps.close_recurrence(c, action, now))
+        return self._write(lambda c: steps.close_recurrence(c, action, now))

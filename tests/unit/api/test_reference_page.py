@@ -1,20 +1,33 @@
-"""The reference page of ZeusJob is what the types say."""
+"""The reference page and the other generated files are what the types say."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from zeus_operator.api import docs
+from zeus_operator.api.reference import reference
+from zeus_operator.api.rules import RULES
 from zeus_operator.api.types import ZeusJob
 from zeus_runtime import protocol
 
 
-def test_the_page_in_the_repository_is_current() -> None:
-    page = Path(__file__).parents[3] / docs.PAGE
+@pytest.mark.parametrize("name", docs.GENERATED)
+def test_the_generated_files_in_the_repository_are_current(name: str) -> None:
+    file = Path(__file__).parents[3] / name
 
-    assert page.read_text(encoding="utf-8") == docs.reference(), "run `make docs`"
+    assert file.read_text(encoding="utf-8") == docs.GENERATED[name](), "run `make docs`"
+
+
+def test_manifests_name_their_source_and_hold_no_alias() -> None:
+    for name, text in docs.GENERATED.items():
+        if name.endswith(".yaml"):
+            assert text().startswith("# Generated from ")
+            assert all(isinstance(item, dict) for item in yaml.safe_load_all(text()))
+            assert not re.search(r"^\s*(- )?\S+: [&*]id\d", text(), re.MULTILINE)
 
 
 def test_every_field_has_a_description_and_every_injected_name_is_listed() -> None:
@@ -26,7 +39,7 @@ def test_every_field_has_a_description_and_every_injected_name_is_listed() -> No
         for name, field in model["properties"].items()
         if not field.get("description")
     ]
-    page = docs.reference()
+    page = reference()
 
     assert missing == []
     assert all(f"`{name}`" in page for name in protocol.INJECTED_ENVIRONMENT)
@@ -47,14 +60,24 @@ def test_no_field_is_a_float_and_every_number_and_list_is_bounded() -> None:
     assert all("maxItems" in node for node in found if node.get("type") == "array")
 
 
-def test_the_check_fails_on_a_page_that_is_not_current(
+def test_the_page_holds_every_rule_and_the_status() -> None:
+    page = reference()
+
+    assert all(rule.message in page for rule in RULES)
+    assert "## `status.conditions[]`" in page
+
+
+def test_the_check_fails_on_a_file_that_is_not_current(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "zeusjob.md"
+    check, write = ["--check", "--root", str(tmp_path)], ["--write", "--root", str(tmp_path)]
+    crd = tmp_path / "crds/zeusjobs.yaml"
 
-    assert docs.main(["--check", "--path", str(page)]) == 1
-    assert docs.main(["--write", "--path", str(page)]) == 0
-    assert docs.main(["--check", "--path", str(page)]) == 0
-    page.write_text(page.read_text() + "changed\n")
-    assert docs.main(["--check", "--path", str(page)]) == 1
-    assert "run `make docs`" in capsys.readouterr().err
+    assert docs.main(check) == 1
+    assert docs.main(write) == 0
+    assert docs.main(check) == 0
+    crd.write_text(crd.read_text() + "changed: true\n")
+    capsys.readouterr()
+    assert docs.main(check) == 1
+    said = capsys.readouterr().err
+    assert said == "crds/zeusjobs.yaml is not what its source says: run `make docs`\n"

@@ -1,0 +1,138 @@
+"""Who may do what: the operator's own rights, and those of the people who use ZeusJobs.  Pure.
+
+The operator never writes a ZeusJob itself, only its status; it reads no Secret; and it may not
+change a Job, only create and delete one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zeus_operator import names
+
+SERVICE_ACCOUNT = "zeus-operator"
+NAMESPACE = "zeus-system"
+
+Manifest = dict[str, Any]
+_API = "rbac.authorization.k8s.io"
+_READ = ("get", "list", "watch")
+
+
+def _allow(group: str, resources: Sequence[str], verbs: Sequence[str], **more: Any) -> Manifest:
+    return {"apiGroups": [group], "resources": [*resources], "verbs": [*verbs], **more}
+
+
+def job_rules() -> list[Manifest]:
+    """Return what the operator does in each namespace that it watches."""
+    return [
+        _allow(names.GROUP, [names.PLURAL], _READ),
+        _allow(names.GROUP, [f"{names.PLURAL}/status"], ("patch",)),
+        # An owner reference with blockOwnerDeletion needs no right here: ours has it off.
+        _allow("batch", ["jobs"], (*_READ, "create", "delete")),
+        _allow("", ["pods"], _READ),
+        _allow("events.k8s.io", ["events"], ("create", "patch")),
+        _allow("", ["events"], ("create", "patch")),
+    ]
+
+
+def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
+    """Return the rights of an operator in `namespace` that watches all namespaces."""
+    return [
+        _namespace(namespace),
+        _service_account(namespace),
+        _role("ClusterRole", SERVICE_ACCOUNT, None, [*job_rules(), _read_namespaces()]),
+        _binding("ClusterRole", SERVICE_ACCOUNT, None, namespace),
+        *_own_namespace(namespace),
+        *user_roles(),
+    ]
+
+
+def namespaced(watched: Sequence[str], namespace: str = NAMESPACE) -> list[Manifest]:
+    """Return the rights of an operator in `namespace` that watches the namespaces `watched`.
+
+    A namespace's UID is part of what learned state belongs to, so each of them may be read, by
+    its name only.
+    """
+    return [
+        _namespace(namespace),
+        _service_account(namespace),
+        _role("ClusterRole", SERVICE_ACCOUNT, None, [_read_namespaces(watched)]),
+        _binding("ClusterRole", SERVICE_ACCOUNT, None, namespace),
+        *(
+            manifest
+            for each in watched
+            for manifest in (
+                _role("Role", SERVICE_ACCOUNT, each, job_rules()),
+                _binding("Role", SERVICE_ACCOUNT, each, namespace),
+            )
+        ),
+        *_own_namespace(namespace),
+        *user_roles(),
+    ]
+
+
+def user_roles() -> list[Manifest]:
+    """Return the roles that give people with `view`, `edit` or `admin` the same on ZeusJobs."""
+    resources = [names.PLURAL]
+    write = ("create", "update", "patch", "delete", "deletecollection")
+    return [
+        _user_role("view", [_allow(names.GROUP, resources, _READ)], ("view",)),
+        _user_role("edit", [_allow(names.GROUP, resources, write)], ("edit", "admin")),
+    ]
+
+
+def _user_role(name: str, rules: list[Manifest], into: Sequence[str]) -> Manifest:
+    role = _role("ClusterRole", f"{names.PLURAL}-{name}", None, rules)
+    role["metadata"]["labels"] = {f"{_API}/aggregate-to-{each}": "true" for each in into}
+    return role
+
+
+def _own_namespace(namespace: str) -> list[Manifest]:
+    """The leader's Lease; a right to create can't be bound to a name."""
+    name = f"{SERVICE_ACCOUNT}-leader"
+    lease = ["leases"]
+    own = _allow(
+        "coordination.k8s.io", lease, ("get", "update", "patch"), resourceNames=[SERVICE_ACCOUNT]
+    )
+    rules = [_allow("coordination.k8s.io", lease, ("create",)), own]
+    return [_role("Role", name, namespace, rules), _binding("Role", name, namespace, namespace)]
+
+
+def _read_namespaces(only: Sequence[str] = ()) -> Manifest:
+    """Return the right to read namespaces by name: of all, or of `only` those."""
+    return _allow("", ["namespaces"], ("get",), **({"resourceNames": [*only]} if only else {}))
+
+
+def _namespace(name: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def _service_account(namespace: str) -> Manifest:
+    metadata = {"name": SERVICE_ACCOUNT, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+
+
+def _metadata(name: str, namespace: str | None) -> Manifest:
+    return {"name": name} if namespace is None else {"name": name, "namespace": namespace}
+
+
+def _role(kind: str, name: str, namespace: str | None, rules: list[Manifest]) -> Manifest:
+    return {
+        "apiVersion": f"{_API}/v1",
+        "kind": kind,
+        "metadata": _metadata(name, namespace),
+        "rules": rules,
+    }
+
+
+def _binding(kind: str, name: str, namespace: str | None, operator_namespace: str) -> Manifest:
+    return {
+        "apiVersion": f"{_API}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": _metadata(name, namespace),
+        "roleRef": {"apiGroup": _API, "kind": kind, "name": name},
+        "subjects": [
+            {"kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": operator_namespace}
+        ],
+    }

@@ -1,0 +1,20 @@
+"""Names of the API group, labels and annotations: what people and programs see in the cluster."""
+
+from __future__ import annotations
+
+GROUP = "zeus.energy"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "ZeusJob"
+PLURAL = "zeusjobs"
+FIELD_MANAGER = "zeus-operator"
+
+LABEL_JOB = f"{GROUP}/job"
+"""Name of the ZeusJob, on its children and their pods."""
+LABEL_JOB_UID = f"{GROUP}/job-uid"
+LABEL_RECURRENCE = f"{GROUP}/recurrence"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+
+ANNOTATION_RUN = f"{GROUP}/run"
+ANNOTATION_RESUME = f"{GROUP}/resume"
+ANNOTATION_RESET = f"{GROUP}/reset"

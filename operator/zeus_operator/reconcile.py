@@ -1,0 +1,328 @@
+"""One ZeusJob at a time: load facts, see to its children, plan, apply, project.
+
+Level-triggered: it does not matter which event woke it, how many were missed, or between which two
+steps the process before was killed.  Everything it does is in the store or in the cluster, so
+the same call again goes on from there.  Several threads work on different keys.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from zeus_operator.actions import (
+    Action,
+    CloseAttempt,
+    CloseRecurrence,
+    CreateRecurrence,
+    DecideAttempt,
+    StartAttempt,
+    StopAttempt,
+    Wait,
+)
+from zeus_operator.api.template import TemplateError
+from zeus_operator.deciding import decision_for
+from zeus_operator.executors.base import ChildCollision
+from zeus_operator.executors.checkpoints import (
+    ClusterCheckpoint,
+    ClusterCheckpointHook,
+    no_cluster_checkpoint,
+)
+from zeus_operator.executors.kubernetes import ChildNotGone, KubernetesExecutor
+from zeus_operator.executors.pods import ChildPhase, ChildView
+from zeus_operator.facts_fold import with_attempt, with_recurrence
+from zeus_operator.intake import Intake, Taken
+from zeus_operator.kube import Refused
+from zeus_operator.optimizer import policy as policy_named
+from zeus_operator.optimizer.types import Policy
+from zeus_operator.plan import plan
+from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.records import (
+    AttemptRecord,
+    AttemptState,
+    ExecutionRecord,
+    JobFacts,
+    JobRecord,
+    RecurrenceState,
+)
+from zeus_operator.status_writer import Seen, StatusWriter
+from zeus_operator.store.store import Store, StoreUnavailable
+from zeus_operator.world import Key, World, ZeusJobObject
+from zeus_runtime.protocol import ProtocolError
+
+MAX_PARALLEL = 50
+"""Most open recurrences of a job under concurrencyPolicy Allow."""
+_MAX_ROUNDS = 100
+
+_log = logging.getLogger(__name__)
+
+
+class TryLater(Exception):  # noqa: N818 - a state of the world, no fault of the caller
+    """Something is not as it must be yet; the same reconcile again may succeed."""
+
+
+Refusal = tuple[str, str]
+"""Why no child can be created: one word for programs, and words for people."""
+
+
+@dataclass
+class _Round:
+    """What one reconcile has found out besides facts."""
+
+    views: dict[int, ChildView] = field(default_factory=dict)  # by attempt id
+    refusals: dict[int, Refusal] = field(default_factory=dict)  # by attempt id
+    not_gone: list[str] = field(default_factory=list)
+
+
+class Reconciler:
+    """Brings one ZeusJob further.
+
+    Args:
+        clock: gives the time, aware.
+        checkpoint: called between two effects.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        intake: Intake,
+        executor: KubernetesExecutor,
+        writer: StatusWriter,
+        clock: Callable[[], datetime],
+        checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
+    ) -> None:
+        self._store = store
+        self._world = world
+        self._intake = intake
+        self._executor = executor
+        self._writer = writer
+        self._clock = clock
+        self._checkpoint = checkpoint
+        self._policies: dict[str, Policy] = {}
+        self._accepted: dict[str, int] = {}  # uid -> generation whose child the API server took
+
+    def reconcile(self, key: Key) -> datetime | None:
+        """Do what is to be done for the ZeusJob `key`.
+
+        Returns:
+            When to look again even if no event comes; None: never.
+
+        Raises:
+            TryLater, KubeError, StoreError: to be called again, after a back-off.
+        """
+        seen = self._world.zeusjob(key)
+        self._see_to_deletions(key, seen)
+        if seen is None or seen.deleting:
+            return None
+        taken = self._intake.take(seen)
+        if taken.job is None:
+            self._writer.invalid(seen, taken.problems, taken.request_problems)
+            return None
+        facts = self._store.facts(taken.job.id)
+        refusal = self._dry_run(seen, taken, facts)
+        may_start = not taken.problems and refusal is None and not taken.reset_waits
+        facts, found, wait = self._work(facts, may_start=may_start)
+        self._prune(facts)
+        first = next(iter(found.refusals.values()), None)
+        self._writer.write(
+            Seen(
+                seen,
+                facts,
+                found.views,
+                wait,
+                taken.problems,
+                taken.request_problems,
+                refusal or first,
+                taken.reset_waits,
+            )
+        )
+        if refused := refusal or first:
+            raise TryLater(refused[1])
+        if found.not_gone:
+            raise TryLater(found.not_gone[0])
+        return wait.until
+
+    def explain(self, key: Key, error: StoreUnavailable) -> None:
+        """Tell the user that the store is away: it is why nothing goes on."""
+        seen = self._world.zeusjob(key)
+        if seen is not None:
+            self._writer.store_away(seen, str(error))
+
+    # Deletion ------------------------------------------------------------------
+
+    def _see_to_deletions(self, key: Key, seen: ZeusJobObject | None) -> None:
+        """Tell the store of an incarnation whose deletion was seen."""
+        job = self._store.job(key.namespace, key.name)
+        if job is None or (seen is not None and seen.uid == job.uid):
+            return
+        if self._world.was_deleted(job.uid):
+            self.delete(job)
+
+    def delete(self, job: JobRecord) -> None:
+        """End an incarnation that is gone from the cluster; its children go with it by owner."""
+        erase = job.spec.get("deletionPolicy") == "Delete"
+        self._store.delete_job(job.id, self._clock(), erase=erase)
+        self._world.forget_deletion(job.uid)
+        self._intake.forget(job.uid)
+        self._accepted.pop(job.uid, None)
+        self._writer.forget(job)
+
+    # The child that would be created --------------------------------------------
+
+    def _dry_run(self, seen: ZeusJobObject, taken: Taken, facts: JobFacts) -> Refusal | None:
+        """Let the API server judge the child once per generation; None: it takes it."""
+        if taken.problems or self._accepted.get(seen.uid) == seen.generation:
+            return None
+        if self._writer.says_ready(seen):  # judged by the process before
+            self._accepted[seen.uid] = seen.generation
+            return None
+        try:
+            self._executor.dry_run(facts.job)
+        except Refused as error:
+            return ("ChildRefused", error.message)
+        except TemplateError as error:
+            return ("ChildRefused", str(error))
+        self._accepted[seen.uid] = seen.generation
+        return None
+
+    # Rounds of plan and apply ----------------------------------------------------
+
+    def _work(self, facts: JobFacts, *, may_start: bool) -> tuple[JobFacts, _Round, Wait]:
+        found = _Round()
+        for _ in range(_MAX_ROUNDS):
+            self._checkpoint(ClusterCheckpoint.FACTS_LOADED)
+            facts, has_ended = self._observe(facts, found)
+            actions = self._plan(facts, may_start=may_start)
+            facts, has_changed = self._apply(facts, actions, found)
+            if not (has_ended or has_changed):
+                return facts, found, next(each for each in actions if isinstance(each, Wait))
+        raise TryLater(f"{facts.job.key}: still busy after {_MAX_ROUNDS} rounds")
+
+    def _plan(self, facts: JobFacts, *, may_start: bool) -> Sequence[Action]:
+        spec = JobPlanSpec.from_document(facts.job.spec)
+        if not may_start:
+            facts = replace(facts, job=replace(facts.job, suspended=True))
+        policy = self._policies.setdefault(facts.job.policy, policy_named(facts.job.policy))
+        return plan(facts, spec, policy, self._clock(), max_parallel=MAX_PARALLEL)
+
+    def _observe(self, facts: JobFacts, found: _Round) -> tuple[JobFacts, bool]:
+        """Store what is new of the children; returns whether one has ended."""
+        has_ended = False
+        found.views.clear()
+        for attempt in _with_child(facts):
+            view = self._executor.observe(facts.job, attempt)
+            found.views[attempt.id] = view
+            is_over = view.is_finished or view.phase is ChildPhase.GONE
+            if not is_over and not _is_news(attempt, view.executions):
+                continue
+            self._checkpoint(ClusterCheckpoint.BEFORE_RECORD_END)
+            uid = "" if is_over else attempt.child_uid
+            stored = self._store.record_child(attempt.id, uid, view.executions, self._clock())
+            self._checkpoint(ClusterCheckpoint.AFTER_RECORD_END)
+            facts = with_attempt(facts, stored)
+            if is_over:
+                self._executor.forget(facts.job, attempt)
+            has_ended |= is_over
+        return facts, has_ended
+
+    def _apply(
+        self, facts: JobFacts, actions: Sequence[Action], found: _Round
+    ) -> tuple[JobFacts, bool]:
+        """Apply `actions` in order; returns whether one of them changed something stored."""
+        changed = False
+        for action in actions:
+            match action:
+                case CreateRecurrence():
+                    self._checkpoint(ClusterCheckpoint.BEFORE_CREATE_RECURRENCE)
+                    made = self._store.create_recurrence(action, self._clock())
+                    self._checkpoint(ClusterCheckpoint.AFTER_CREATE_RECURRENCE)
+                    facts = with_recurrence(facts, made)
+                case DecideAttempt():
+                    self._checkpoint(ClusterCheckpoint.BEFORE_DECIDE_ATTEMPT)
+                    attempt = self._store.decide_attempt(action, self._clock())
+                    self._checkpoint(ClusterCheckpoint.AFTER_DECIDE_ATTEMPT)
+                    facts = with_attempt(facts, attempt)
+                case StartAttempt():
+                    facts, has_started = self._start(facts, action.attempt_id, found)
+                    changed |= has_started
+                    continue
+                case StopAttempt():
+                    self._stop(facts, action.attempt_id, found)
+                    continue
+                case CloseAttempt():
+                    self._checkpoint(ClusterCheckpoint.BEFORE_CLOSE_ATTEMPT)
+                    self._store.close_attempt(action, self._clock())
+                    self._checkpoint(ClusterCheckpoint.AFTER_CLOSE_ATTEMPT)
+                    # What was learned of it is in the facts now.
+                    facts = self._store.facts(facts.job.id)
+                case CloseRecurrence():
+                    self._checkpoint(ClusterCheckpoint.BEFORE_CLOSE_RECURRENCE)
+                    self._store.close_recurrence(action, self._clock())
+                    self._checkpoint(ClusterCheckpoint.AFTER_CLOSE_RECURRENCE)
+                    facts = self._store.facts(facts.job.id)
+                case Wait():
+                    continue
+            changed = True
+        return facts, changed
+
+    def _start(self, facts: JobFacts, attempt_id: int, found: _Round) -> tuple[JobFacts, bool]:
+        attempt = _attempt(facts, attempt_id)
+        spec = JobPlanSpec.from_document(facts.job.spec)
+        try:
+            decision = decision_for(attempt, spec, facts.profiles)
+            uid = self._executor.start(facts.job, attempt, decision)
+        except Refused as error:
+            found.refusals[attempt_id] = ("ChildRefused", error.message)
+        except (TemplateError, ProtocolError) as error:
+            found.refusals[attempt_id] = ("ChildRefused", str(error))
+        except ChildCollision as error:
+            found.refusals[attempt_id] = ("ChildCollision", str(error))
+        except ChildNotGone as error:
+            found.not_gone.append(str(error))
+        else:
+            self._checkpoint(ClusterCheckpoint.BEFORE_RECORD_CHILD)
+            stored = self._store.record_child(attempt.id, uid, (), self._clock())
+            self._checkpoint(ClusterCheckpoint.AFTER_RECORD_CHILD)
+            return with_attempt(facts, stored), True
+        return facts, False
+
+    def _stop(self, facts: JobFacts, attempt_id: int, found: _Round) -> None:
+        view = found.views.get(attempt_id)
+        if view is None or view.phase is not ChildPhase.ENDING:
+            self._executor.stop(facts.job, _attempt(facts, attempt_id))
+
+    def _prune(self, facts: JobFacts) -> None:
+        """Delete finished children beyond the history limits, once their results are stored."""
+        for child in self._executor.surplus(facts):
+            self._executor.prune(facts.job.namespace, child)
+
+
+def _with_child(facts: JobFacts) -> list[AttemptRecord]:
+    return [
+        attempt
+        for recurrence in facts.recurrences
+        if recurrence.state is RecurrenceState.OPEN
+        for attempt in recurrence.attempts
+        if attempt.state is AttemptState.RUNNING and attempt.child_uid
+    ]
+
+
+def _attempt(facts: JobFacts, attempt_id: int) -> AttemptRecord:
+    return next(
+        attempt
+        for recurrence in facts.recurrences
+        for attempt in recurrence.attempts
+        if attempt.id == attempt_id
+    )
+
+
+def _is_news(attempt: AttemptRecord, executions: Sequence[ExecutionRecord]) -> bool:
+    """Whether an execution is new, or has ended since it was stored."""
+    stored = {each.uid: each for each in attempt.executions}
+    return any(
+        each.uid not in stored or (each.ended_at is not None and stored[each.uid].ended_at is None)
+        for each in executions
+    )

@@ -1,0 +1,281 @@
+"""Everything that can be set for the operator's process, from flags and the environment.
+
+`VARIABLES` is the one list of them, for the command, the chart and the documentation.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zeus_operator.lease import LeaseTimes
+from zeus_operator.metrics import JOBS_SHOWN
+from zeus_operator.store.connection import StoreError, database_url
+
+_PREFIX = "ZEUS_OPERATOR_"
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?")
+
+
+class SettingsError(ValueError):
+    """Settings that can't be used: one line for each, naming the variable and what is allowed."""
+
+
+@dataclass(frozen=True)
+class OperatorSettings:
+    """How the operator runs.  `VARIABLES` says what each field means and what it may be."""
+
+    database_url: str = field(repr=False)  # holds a password
+    identity: str
+    watch_namespaces: tuple[str, ...] = ()
+    lease_namespace: str = "default"
+    lease_name: str = "zeus-operator"
+    lease_times: LeaseTimes = field(default_factory=LeaseTimes)
+    http_host: str = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
+    http_port: int = 8080
+    workers: int = 8
+    resync_seconds: float = 300.0
+    absence_confirm_seconds: float = 300.0
+    retention_days: float = 30.0
+    statement_timeout_seconds: float = 10.0
+    transaction_idle_timeout_seconds: float = 10.0
+    metrics_jobs: int = JOBS_SHOWN
+    agent_address: str | None = None
+    runtime_image: str | None = None
+    log_format: str = "text"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One setting.
+
+    Attributes:
+        field: its name, also that of the flag (with hyphens).
+        name: of the environment variable.
+        meaning: what it does, and what is allowed.
+        parse: makes the value of a text; raises ValueError with what is allowed.
+    """
+
+    field: str
+    name: str
+    meaning: str
+    parse: Callable[[str], Any]
+
+
+def load_settings(
+    environment: Mapping[str, str],
+    flags: Mapping[str, str | None] | None = None,
+    *,
+    host_name: Callable[[], str] = socket.gethostname,
+    unique: Callable[[], object] = uuid.uuid4,
+) -> OperatorSettings:
+    """Return the settings of `flags` (by field), else of `environment`, else the defaults.
+
+    An empty text counts as not given, as charts render an optional value.
+
+    Raises:
+        SettingsError: with everything that is wrong, not only the first.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for variable in VARIABLES:
+        text = (flags or {}).get(variable.field) or environment.get(variable.name) or ""
+        if not text.strip():
+            continue
+        try:
+            values[variable.field] = variable.parse(text.strip())
+        except ValueError as error:
+            shown = "" if variable.field == "database_url" else f" {text!r}"
+            problems.append(f"{variable.name}{shown}: {error}")
+    pod_name = values.pop("pod_name", None) or host_name()
+    values["identity"] = f"{pod_name}_{unique()}"
+    if "database_url" not in values and not any(line.startswith("DATABASE") for line in problems):
+        problems.append("DATABASE_URL is not set: say where PostgreSQL is")
+    times = {name: values.pop(name) for name in _LEASE_FIELDS if name in values}
+    try:
+        values["lease_times"] = LeaseTimes(**times)
+    except ValueError as error:
+        problems.append(f"{_names_of(_LEASE_FIELDS)}: {error}")
+    if not problems:
+        settings = OperatorSettings(**values)
+        problems = _fence_problems(settings)
+        if not problems:
+            return settings
+    raise SettingsError("\n".join(problems))
+
+
+def _fence_problems(settings: OperatorSettings) -> list[str]:
+    """Return what would let a transaction of a dead leader outlive its Lease."""
+    lease = settings.lease_times.lease_duration_seconds
+    return [
+        f"{_names_of((name,))} {getattr(settings, name):g}: must be shorter than the lease "
+        f"duration ({lease:g} s), or a leader that was replaced could still hold a transaction"
+        for name in ("statement_timeout_seconds", "transaction_idle_timeout_seconds")
+        if getattr(settings, name) >= lease
+    ]
+
+
+def _names_of(fields: tuple[str, ...]) -> str:
+    return ", ".join(variable.name for variable in VARIABLES if variable.field in fields)
+
+
+def _number(least: float, most: float, unit: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise ValueError(f"must be a number of {unit} from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _pattern(pattern: re.Pattern[str], allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"must be {allowed}")
+        return text
+
+    return parse
+
+
+def _database(text: str) -> str:
+    try:
+        database_url(text)
+    except StoreError as error:
+        raise ValueError(str(error).removeprefix("DATABASE_URL ")) from error
+    return text
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [name for name in found if not _DNS_LABEL.fullmatch(name)]
+    if wrong:
+        raise ValueError(f"must be names of namespaces with commas between; {wrong[0]!r} is none")
+    return found
+
+
+def _listen_host(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _pattern(_HOST, "an address or name of this machine, such as 0.0.0.0 or ::")(text)
+    return text
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        _listen_host(bare)
+        _integer(1, 65_535)(port)
+    except ValueError as error:
+        raise ValueError("must be host:port, such as zeus-agent.zeus-system:8443") from error
+    return text
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("must be text or json")
+    return text
+
+
+def _variable(field: str, meaning: str, parse: Callable[[str], Any]) -> Variable:
+    return Variable(field, _PREFIX + field.upper(), meaning, parse)
+
+
+_LEASE_FIELDS = ("lease_duration_seconds", "renew_deadline_seconds", "retry_period_seconds")
+_SECONDS = _number(0.1, 86_400, "seconds")
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "database_url",
+        "DATABASE_URL",
+        "where PostgreSQL is, as postgresql://user:password@host:5432/database; required",
+        _database,
+    ),
+    _variable(
+        "pod_name",
+        "name of this replica in the Lease and in logs; the host's name if not given",
+        _pattern(_DNS_SUBDOMAIN, "the name of a pod"),
+    ),
+    _variable(
+        "watch_namespaces",
+        "namespaces to serve, with commas between; all if not given",
+        _namespaces,
+    ),
+    _variable(
+        "lease_namespace", "namespace of the Lease", _pattern(_DNS_LABEL, "a namespace's name")
+    ),
+    _variable("lease_name", "name of the Lease", _pattern(_DNS_SUBDOMAIN, "the name of an object")),
+    _variable(
+        "lease_duration_seconds", "a standby takes over so long after the last renewal", _SECONDS
+    ),
+    _variable(
+        "renew_deadline_seconds",
+        "a leader that could not renew for so long ends; shorter than the lease duration",
+        _SECONDS,
+    ),
+    _variable(
+        "retry_period_seconds",
+        "pause between renewals; less than the renew deadline / 1.2",
+        _SECONDS,
+    ),
+    _variable("http_host", "address on which health and metrics are served", _listen_host),
+    _variable("http_port", "port of health and metrics; 0: any that is free", _integer(0, 65_535)),
+    _variable("workers", "threads that reconcile, 1 to 64", _integer(1, 64)),
+    _variable(
+        "resync_seconds",
+        "every job is looked at again so often, 10 to 86400",
+        _number(10, 86_400, "seconds"),
+    ),
+    _variable(
+        "absence_confirm_seconds",
+        "a ZeusJob is gone when two lists this far apart lack it, 1 to 86400",
+        _number(1, 86_400, "seconds"),
+    ),
+    _variable(
+        "retention_days",
+        "what was learned of a deleted ZeusJob is kept for so long, 0 to 3650",
+        _number(0, 3650, "days"),
+    ),
+    _variable(
+        "statement_timeout_seconds",
+        "longest statement in the database; shorter than the lease duration",
+        _SECONDS,
+    ),
+    _variable(
+        "transaction_idle_timeout_seconds",
+        "longest pause within a transaction; shorter than the lease duration",
+        _SECONDS,
+    ),
+    _variable(
+        "metrics_jobs",
+        "number of jobs with series of their own, 0 to 1000000",
+        _integer(0, 1_000_000),
+    ),
+    _variable("agent_address", "host:port of the agents' Service", _address),
+    _variable(
+        "runtime_image",
+        "image from which the runtime is put into pods that ask for it",
+        _pattern(re.compile(r"[\w.\-/:@]{1,512}", re.ASCII), "the reference of an image"),
+    ),
+    _variable("log_format", "text or json", _log_format),
+)

@@ -1,0 +1,297 @@
+"""Status, Events and series of a ZeusJob, from what the store says of it.
+
+All of it is a projection: it can be lost and is made anew.  Nothing is written that is there
+already, so an idle cluster sees no request.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from zeus_operator import names
+from zeus_operator.actions import Wait
+from zeus_operator.api.template import Problem
+from zeus_operator.executors.checkpoints import (
+    ClusterCheckpoint,
+    ClusterCheckpointHook,
+    no_cluster_checkpoint,
+)
+from zeus_operator.executors.pods import ChildView
+from zeus_operator.kube import AlreadyExists, KubeClient, KubeError, NotFound, Refused, path_of
+from zeus_operator.metrics import JobSeries, Metrics
+from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.records import JobFacts, JobRecord, RecurrenceRecord
+from zeus_operator.status.events import EventNote, event_manifest, events_of
+from zeus_operator.status.projection import HistorySummary, project, store_away, summarize
+from zeus_operator.status.view import StatusView
+from zeus_operator.store.store import Store
+from zeus_operator.world import Key, ZeusJobObject
+
+_REMEMBERED = 5_000
+_EVENTS_REMEMBERED = 20_000
+_EVENT_AGE = timedelta(minutes=30)
+
+_log = logging.getLogger(__name__)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that one reconcile has found out.
+
+    Args:
+        children: by attempt id.
+        refusal: why no child can be created: one word, and words for people.
+        reset_waits: a reset was asked for and waits for what runs.
+    """
+
+    zeusjob: ZeusJobObject
+    facts: JobFacts
+    children: Mapping[int, ChildView]
+    wait: Wait
+    problems: tuple[Problem, ...] = ()
+    request_problems: tuple[Problem, ...] = ()
+    refusal: tuple[str, str] | None = None
+    reset_waits: bool = False
+
+
+class _Recent(Generic[V]):
+    """The last few values by key.  Thread-safe."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._values: OrderedDict[str, V] = OrderedDict()
+
+    def get(self, key: str) -> V | None:
+        with self._lock:
+            return self._values.get(key)
+
+    def put(self, key: str, value: V) -> None:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+
+    def drop(self, key: str) -> None:
+        with self._lock:
+            self._values.pop(key, None)
+
+
+@dataclass(frozen=True)
+class _History:
+    """A summary and what it was made of: it changes only with what has ended."""
+
+    mark: tuple[Any, ...]
+    summary: HistorySummary
+    series: JobSeries
+
+
+class StatusWriter:
+    """Writes what users and Prometheus see.
+
+    Args:
+        clock: gives the time, aware.
+        checkpoint: called between two effects.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        client: KubeClient,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._metrics = metrics
+        self._clock = clock
+        self._checkpoint = checkpoint
+        self._written: _Recent[dict[str, Any]] = _Recent(_REMEMBERED)  # status by uid
+        self._histories: _Recent[_History] = _Recent(_REMEMBERED)  # by uid
+        self._said: _Recent[bool] = _Recent(_EVENTS_REMEMBERED)  # names of Events
+
+    def write(self, seen: Seen) -> None:
+        """Project one ZeusJob.
+
+        Raises:
+            KubeError: the status can't be written.
+        """
+        history = self._history(seen.facts)
+        spec = JobPlanSpec.from_document(seen.facts.job.spec)
+        view = StatusView(
+            generation=seen.zeusjob.generation,
+            previous=self._previous(seen.zeusjob),
+            facts=seen.facts,
+            spec=spec,
+            history=history.summary,
+            children=seen.children,
+            next_tick=seen.wait.until,
+            problems=seen.problems,
+            request_problems=seen.request_problems,
+            refusal=seen.refusal,
+            store_trouble="",
+            reset_waits=seen.reset_waits,
+            now=self._clock(),
+        )
+        self._project(seen.zeusjob, view)
+        self._metrics.jobs.show(seen.zeusjob.key, history.series)
+
+    def invalid(
+        self,
+        zeusjob: ZeusJobObject,
+        problems: tuple[Problem, ...],
+        request_problems: tuple[Problem, ...] = (),
+    ) -> None:
+        """Say what is wrong with a ZeusJob that was never valid."""
+        view = StatusView(
+            generation=zeusjob.generation,
+            previous=self._previous(zeusjob),
+            facts=None,
+            spec=None,
+            history=summarize(()),
+            children={},
+            next_tick=None,
+            problems=problems,
+            request_problems=request_problems,
+            refusal=None,
+            store_trouble="",
+            reset_waits=False,
+            now=self._clock(),
+        )
+        self._project(zeusjob, view)
+
+    def store_away(self, zeusjob: ZeusJobObject, words: str) -> None:
+        """Say that the store does not answer; best effort, for the cluster may be away as well."""
+        previous = self._previous(zeusjob)
+        status = store_away(previous, zeusjob.generation, words, self._clock())
+        try:
+            self._apply(zeusjob, previous, status)
+        except KubeError as error:
+            _log.warning("%s: its status can't be written: %s", zeusjob.key, error.message)
+
+    def says_ready(self, zeusjob: ZeusJobObject) -> bool:
+        """Whether the status of `zeusjob` says of this very generation that it is valid."""
+        status = self._previous(zeusjob)
+        return status.get("observedGeneration") == zeusjob.generation and any(
+            each["type"] == "Ready"
+            and each["status"] == "True"
+            and each.get("observedGeneration") == zeusjob.generation
+            for each in status.get("conditions") or ()
+        )
+
+    def forget(self, job: JobRecord) -> None:
+        """Drop what is kept of a ZeusJob that is gone; its series disappear."""
+        self._written.drop(job.uid)
+        self._histories.drop(job.uid)
+        self._metrics.jobs.remove(Key(job.namespace, job.name))
+
+    # Status --------------------------------------------------------------------
+
+    def _previous(self, zeusjob: ZeusJobObject) -> dict[str, Any]:
+        """Return the status as it is: our own last write, which the cache may not show yet."""
+        return self._written.get(zeusjob.uid) or zeusjob.contents()[1]
+
+    def _project(self, zeusjob: ZeusJobObject, view: StatusView) -> None:
+        status = project(view)
+        self._apply(zeusjob, view.previous, status)
+        notes = events_of(view, status, newer_than=view.now - _EVENT_AGE)
+        fresh = [note for note in notes if self._said.get(note.name) is None]
+        if not fresh:
+            return
+        self._checkpoint(ClusterCheckpoint.BEFORE_POST_EVENTS)
+        for note in fresh:
+            self._post(zeusjob, note)
+        self._checkpoint(ClusterCheckpoint.AFTER_POST_EVENTS)
+
+    def _apply(
+        self, zeusjob: ZeusJobObject, previous: Mapping[str, Any], status: dict[str, Any]
+    ) -> None:
+        if status == previous:
+            return
+        self._checkpoint(ClusterCheckpoint.BEFORE_PROJECT_STATUS)
+        key = zeusjob.key
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            # The uid: a ZeusJob of that name that was made anew meanwhile is another one.
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": zeusjob.uid},
+            "status": status,
+        }
+        path = path_of(names.API_VERSION, names.PLURAL, key.namespace, key.name, "status")
+        try:
+            self._client.apply(path, body, names.FIELD_MANAGER)
+        except NotFound:
+            return  # deleted meanwhile
+        self._written.put(zeusjob.uid, status)
+        self._checkpoint(ClusterCheckpoint.AFTER_PROJECT_STATUS)
+
+    # Events --------------------------------------------------------------------
+
+    def _post(self, zeusjob: ZeusJobObject, note: EventNote) -> None:
+        """Say it, unless it was said: the name is a function of what is said."""
+        manifest = event_manifest(note, zeusjob.key.namespace, zeusjob.key.name, zeusjob.uid)
+        try:
+            self._client.create(path_of("v1", "events", zeusjob.key.namespace), manifest)
+        except (AlreadyExists, NotFound):
+            pass
+        except Refused as error:
+            _log.warning("%s: an Event was refused: %s", zeusjob.key, error.message)
+        self._said.put(note.name, True)
+
+    # History -------------------------------------------------------------------
+
+    def _history(self, facts: JobFacts) -> _History:
+        """Return what the whole history sums up to, read anew only when something has ended."""
+        job = facts.job
+        ended = [each for each in facts.recurrences if each.ended_at is not None]
+        mark = (
+            job.id,
+            job.generation,
+            len(ended),
+            max((each.id for each in ended), default=0),
+            max((each.ended_at for each in ended if each.ended_at), default=None),
+            facts.last_scheduled_time,
+            len(facts.observations),
+        )
+        known = self._histories.get(job.uid)
+        if known is not None and known.mark == mark:
+            return known
+        recurrences = self._store.history(job.id)
+        summary = summarize(recurrences)
+        made = _History(mark, summary, series_of(recurrences, summary))
+        self._histories.put(job.uid, made)
+        return made
+
+
+def series_of(recurrences: tuple[RecurrenceRecord, ...], summary: HistorySummary) -> JobSeries:
+    """Return what Prometheus sees of a job: sums over its whole history."""
+    attempts = [attempt for each in recurrences for attempt in each.attempts]
+    ended = [attempt for attempt in attempts if attempt.outcome is not None]
+    savings = summary.savings.overall
+    ratios = {
+        of: saving.fraction
+        for of, saving in (
+            ("cost", savings.cost),
+            ("energy", savings.energy),
+            ("time", savings.time),
+        )
+        if saving is not None
+    }
+    return JobSeries(
+        decisions=Counter(attempt.decision.policy for attempt in attempts),
+        attempts=Counter(attempt.outcome.value for attempt in ended if attempt.outcome),
+        recurrences=Counter(each.state.value for each in recurrences),
+        energy_joules=sum(attempt.energy_joules or 0.0 for attempt in ended),
+        time_seconds=sum(attempt.time_seconds or 0.0 for attempt in ended),
+        saved_ratios=ratios,
+        batch_size=attempts[-1].decision.batch_size if attempts else None,
+    )

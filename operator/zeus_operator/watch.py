@@ -1,0 +1,140 @@
+"""The kopf side: three watches whose handlers do nothing but update the `World` and a queue.
+
+No handler of kopf's keeps state: it would copy every spec into an annotation, add finalizers, or
+index in quadratic time.  kopf runs in a thread and loop of its own, so that its failures end in
+one place and its signal handlers do not get in the way of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import kopf
+from kubernetes.client import Configuration
+
+from zeus_operator import names
+from zeus_operator.world import Key, Resource, World
+
+SERVER_TIMEOUT_SECONDS = 600
+CLIENT_TIMEOUT_SECONDS = 660
+CONNECT_TIMEOUT_SECONDS = 10
+REQUEST_TIMEOUT_SECONDS = 30
+LIST_CHUNK = 500
+_STOP_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Watches:
+    """Runs the watches in a thread until stopped.
+
+    Args:
+        enqueue: takes the key of each ZeusJob of which something has changed, and whether that
+            was only the first list.
+        configuration: makes how to reach the API server, anew for each login of kopf's.
+        namespaces: what to watch; empty: the whole cluster.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        enqueue: Callable[[Key, bool], object],
+        configuration: Callable[[], Configuration],
+        namespaces: Sequence[str] = (),
+    ) -> None:
+        self._world = world
+        self._enqueue = enqueue
+        self._configuration = configuration
+        self._namespaces = namespaces
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watches and wait for that, but not for ever."""
+        self._stop.set()
+        self._thread.join(_STOP_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether kopf still runs; it gives up by itself on errors that it does not expect."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=self._registry(),
+                    settings=_settings(),
+                    standalone=True,  # our Lease decides who leads, not kopf's peering
+                    clusterwide=not self._namespaces,
+                    namespaces=list(self._namespaces),
+                    stop_flag=self._stop,
+                )
+            )
+        except BaseException as error:
+            self.failure = error
+            if not self._stop.is_set():
+                _log.exception("the watches have failed")
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        labels = {names.LABEL_JOB_UID: kopf.PRESENT}
+        kopf.on.login(registry=registry)(self._login)
+        kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(
+            self._handler(Resource.ZEUSJOBS)
+        )
+        kopf.on.event("batch", "v1", "jobs", labels=labels, registry=registry)(
+            self._handler(Resource.JOBS)
+        )
+        kopf.on.event("", "v1", "pods", labels=labels, registry=registry)(
+            self._handler(Resource.PODS)
+        )
+        return registry
+
+    def _handler(self, resource: Resource) -> Callable[..., Any]:
+        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+            key = self._world.apply(resource, event["type"], event["object"])
+            if key is not None:
+                self._enqueue(key, event["type"] is None)
+
+        on_event.__name__ = f"on_{resource.value}"
+        return on_event
+
+    def _login(self, **_: Any) -> kopf.ConnectionInfo:
+        found = self._configuration()
+        token = found.get_api_key_with_prefix("BearerToken", "authorization")
+        scheme, _separator, value = (token or "").rpartition(" ")
+        return kopf.ConnectionInfo(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            scheme=scheme or None,
+            token=value or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+        )
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.watching.server_timeout = SERVER_TIMEOUT_SECONDS
+    settings.watching.client_timeout = CLIENT_TIMEOUT_SECONDS
+    settings.watching.connect_timeout = CONNECT_TIMEOUT_SECONDS
+    settings.watching.chunk_size = LIST_CHUNK
+    # Filtered by the server: a cluster has many Jobs and pods that are none of ours.
+    settings.watching.label_selectors["batch", "v1", "jobs"] = names.LABEL_JOB_UID
+    settings.watching.label_selectors["", "v1", "pods"] = names.LABEL_JOB_UID
+    settings.networking.request_timeout = REQUEST_TIMEOUT_SECONDS
+    settings.posting.enabled = False  # we post Events of our own, each once
+    settings.scanning.disabled = True  # saves a watch of all CRDs and namespaces, and the right to
+    settings.queueing.idle_timeout = 1.0
+    return settings

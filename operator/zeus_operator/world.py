@@ -1,0 +1,277 @@
+"""What the watches have shown of the cluster: the only thing that a watch handler touches.
+
+It is a cache that may lag and may have missed a deletion.  So it is used for what is there; that
+something is *not* there is asked of the API server before anything follows from it.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import threading
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from zeus_operator import names
+from zeus_operator.executors.pods import project_job, project_pod
+
+Object = dict[str, Any]
+
+_DELETED = "DELETED"
+_ANNOTATIONS = (names.ANNOTATION_RUN, names.ANNOTATION_RESUME, names.ANNOTATION_RESET)
+_DELETIONS_KEPT = 100_000
+
+
+class Key(NamedTuple):
+    """A ZeusJob by name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Resource(enum.StrEnum):
+    """What is watched."""
+
+    ZEUSJOBS = "zeusjobs"
+    JOBS = "jobs"
+    PODS = "pods"
+
+
+@dataclass(frozen=True)
+class ZeusJobObject:
+    """A ZeusJob as the API server has it, packed: there may be ten thousand of them.
+
+    Args:
+        deleting: it has a deletionTimestamp; nothing new starts.
+        annotations: only those by which people ask for something.
+    """
+
+    key: Key
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    annotations: Mapping[str, str]
+    _packed: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> ZeusJobObject:
+        """Pack an object of the API."""
+        metadata = body["metadata"]
+        annotations = metadata.get("annotations") or {}
+        kept = {"spec": body.get("spec") or {}, "status": body.get("status") or {}}
+        return cls(
+            key=Key(metadata["namespace"], metadata["name"]),
+            uid=metadata["uid"],
+            generation=int(metadata.get("generation") or 1),
+            resource_version=str(metadata.get("resourceVersion") or ""),
+            deleting=bool(metadata.get("deletionTimestamp")),
+            annotations={name: annotations[name] for name in _ANNOTATIONS if name in annotations},
+            _packed=zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1),
+        )
+
+    def contents(self) -> tuple[Object, Object]:
+        """Return spec and status."""
+        found = json.loads(zlib.decompress(self._packed))
+        return found["spec"], found["status"]
+
+
+@dataclass
+class _Watched:
+    """Bookkeeping of one resource: what was seen, and when something last proved it alive."""
+
+    versions: dict[str, str] = field(default_factory=dict)  # uid -> resourceVersion
+    last_event: float | None = None
+    last_proof: float | None = None
+
+
+class World:
+    """Thread-safe cache of ZeusJobs, their children and the children's pods.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._zeusjobs: dict[Key, ZeusJobObject] = {}
+        self._deleted: dict[str, Key] = {}
+        self._children: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._watched = {resource: _Watched() for resource in Resource}
+
+    # Fed by the watches --------------------------------------------------------
+
+    def apply(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> Key | None:
+        """Take in a watch event and return whose it is; None: nobody's.
+
+        Args:
+            kind: ADDED, MODIFIED, DELETED, or None for an object of the first list.
+        """
+        metadata = body.get("metadata") or {}
+        if not metadata.get("uid") or not metadata.get("namespace"):
+            return None
+        with self._lock:
+            watched = self._watched[resource]
+            watched.last_event = watched.last_proof = self._clock()
+            if kind == _DELETED:
+                watched.versions.pop(metadata["uid"], None)
+            else:
+                watched.versions[metadata["uid"]] = str(metadata.get("resourceVersion") or "")
+            if resource is Resource.ZEUSJOBS:
+                return self._zeusjob(kind, body)
+            owner = (metadata.get("labels") or {}).get(names.LABEL_JOB)
+            if not owner:
+                return None
+            key = Key(metadata["namespace"], owner)
+            if resource is Resource.JOBS:
+                self._child(key, kind, body)
+            else:
+                self._pod(key, kind, body)
+            return key
+
+    def _zeusjob(self, kind: str | None, body: Mapping[str, Any]) -> Key:
+        found = ZeusJobObject.of(body)
+        if kind == _DELETED:
+            known = self._zeusjobs.get(found.key)
+            if known is not None and known.uid == found.uid:
+                del self._zeusjobs[found.key]
+            self._deleted[found.uid] = found.key
+            if len(self._deleted) > _DELETIONS_KEPT:  # the resync finds what is forgotten here
+                self._deleted.pop(next(iter(self._deleted)))
+        else:
+            self._zeusjobs[found.key] = found
+        return found.key
+
+    def _child(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        if kind != _DELETED:
+            self._children[key][name] = project_job(body)
+            return
+        known = self._children[key].get(name)
+        if known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:
+            del self._children[key][name]
+        if not self._children[key]:
+            del self._children[key]
+
+    def _pod(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Keep a pod that is gone as it was last seen, until somebody has taken its end."""
+        pod = project_pod(body)
+        uid = pod["metadata"]["uid"]
+        if kind != _DELETED:
+            self._pods[key][uid] = pod
+        elif uid in self._pods[key]:
+            self._pods[key][uid] = {**pod, "gone": True}
+
+    def note_child(self, key: Key, body: Mapping[str, Any]) -> None:
+        """Take in a child that the API server has just returned, ahead of its watch event."""
+        with self._lock:
+            known = self._children[key].get(body["metadata"]["name"])
+            if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
+                self._children[key][body["metadata"]["name"]] = project_job(body)
+
+    def forget_child(self, key: Key, uid: str) -> None:
+        """Drop a child that the API server does not have: its deletion was missed."""
+        with self._lock:
+            stale = [n for n, c in self._children[key].items() if c["metadata"]["uid"] == uid]
+            for name in stale:
+                del self._children[key][name]
+
+    def forget_zeusjob(self, key: Key, uid: str) -> None:
+        """Drop a ZeusJob that the API server does not have: its deletion was missed."""
+        with self._lock:
+            known = self._zeusjobs.get(key)
+            if known is not None and known.uid == uid:
+                del self._zeusjobs[key]
+                self._watched[Resource.ZEUSJOBS].versions.pop(uid, None)
+
+    def forget_pods(self, key: Key, uids: Iterable[str]) -> None:
+        """Drop pods that are gone and whose end is stored."""
+        with self._lock:
+            pods = self._pods.get(key)
+            if pods is None:
+                return
+            for uid in uids:
+                if uid in pods and pods[uid].get("gone"):
+                    del pods[uid]
+            if not pods:
+                del self._pods[key]
+
+    def was_deleted(self, uid: str) -> bool:
+        """Return whether a deletion of the ZeusJob with `uid` was seen."""
+        with self._lock:
+            return uid in self._deleted
+
+    def forget_deletion(self, uid: str) -> None:
+        """Drop what was seen of a deletion, once the store knows it."""
+        with self._lock:
+            self._deleted.pop(uid, None)
+
+    # Read by the reconciler ----------------------------------------------------
+
+    def zeusjob(self, key: Key) -> ZeusJobObject | None:
+        """Return the ZeusJob."""
+        with self._lock:
+            return self._zeusjobs.get(key)
+
+    def zeusjobs(self) -> tuple[Key, ...]:
+        """Return all ZeusJobs."""
+        with self._lock:
+            return tuple(self._zeusjobs)
+
+    def child(self, key: Key, name: str) -> Object | None:
+        """Return the child of that name."""
+        with self._lock:
+            return self._children.get(key, {}).get(name)
+
+    def children(self, key: Key) -> tuple[Object, ...]:
+        """Return all children of a ZeusJob's name."""
+        with self._lock:
+            return tuple(self._children.get(key, {}).values())
+
+    def pods(self, key: Key, recurrence_id: int, attempt: int) -> tuple[Object, ...]:
+        """Return the pods of an attempt, those that are gone included."""
+        wanted = (str(recurrence_id), str(attempt))
+        with self._lock:
+            return tuple(
+                pod
+                for pod in self._pods.get(key, {}).values()
+                if _labels(pod, names.LABEL_RECURRENCE, names.LABEL_ATTEMPT) == wanted
+            )
+
+    # Is it whole and alive? ----------------------------------------------------
+
+    def versions(self, resource: Resource) -> dict[str, str]:
+        """Return the resourceVersion last seen of each object, by uid."""
+        with self._lock:
+            return dict(self._watched[resource].versions)
+
+    def prove(self, resource: Resource) -> None:
+        """Note that the cache was just compared with a list of the API server, and agreed."""
+        with self._lock:
+            self._watched[resource].last_proof = self._clock()
+
+    def proof_age_seconds(self, resource: Resource) -> float | None:
+        """Return how long ago the watch was last known to live; None: never yet."""
+        return self._age(self._watched[resource].last_proof)
+
+    def event_age_seconds(self, resource: Resource) -> float | None:
+        """Return how long ago the last event came; None: none yet."""
+        return self._age(self._watched[resource].last_event)
+
+    def _age(self, moment: float | None) -> float | None:
+        return None if moment is None else max(0.0, self._clock() - moment)
+
+
+def _labels(body: Mapping[str, Any], *wanted: str) -> tuple[str | None, ...]:
+    labels = body["metadata"].get("labels") or {}
+    return tuple(labels.get(name) for name in wanted)

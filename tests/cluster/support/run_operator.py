@@ -1,0 +1,54 @@
+"""The operator's own program, and a signal to itself at a chosen step: `AT_STEP=step:nth:SIGNAL`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+
+from zeus_operator.executors.checkpoints import (
+    ClusterCheckpoint,
+    ClusterCheckpointHook,
+    no_cluster_checkpoint,
+)
+from zeus_operator.kube import load_configuration
+from zeus_operator.main import Operator, run, set_up_logging
+from zeus_operator.settings import load_settings
+
+AT_STEP = "ZEUS_TEST_AT_STEP"
+
+
+def hook_of(text: str | None) -> ClusterCheckpointHook:
+    """Return what sends the signal: the n-th time that the step is passed."""
+    if not text:
+        return no_cluster_checkpoint
+    step, nth, name = text.split(":")
+    number = signal.Signals[name]
+    passed: Counter[ClusterCheckpoint] = Counter()
+
+    def hook(moment: ClusterCheckpoint) -> None:
+        passed[moment] += 1
+        if moment == ClusterCheckpoint(step) and passed[moment] == int(nth):
+            print(f"{name} at {moment.value}", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), number)
+
+    return hook
+
+
+def main() -> None:
+    settings = load_settings(os.environ)
+    set_up_logging(settings.log_format)
+    kubeconfig = os.environ["KUBECONFIG"]
+    operator = Operator(
+        settings,
+        lambda: load_configuration(kubeconfig),
+        checkpoint=hook_of(os.environ.get(AT_STEP)),
+    )
+    code = run(settings, kubeconfig, operator)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -53,8 +53,9 @@ def classify(
 
     `execution.outcome` is what the executor knows better than anybody: that it
     stopped the run, that the run was orphaned or evicted (`PREEMPTED`), that its child was
-    deleted (`CANCELLED`), why it crashed (`CRASHED`), or that it can't be found (`LOST`).  The result outweighs it, but for a run that
-    reached its target and was ended before the script could keep the model.
+    deleted (`CANCELLED`), why it crashed (`CRASHED`), or that it can't be found (`LOST`).  The
+    result outweighs it, but for a run that reached its target and was ended before the script
+    could keep the model.
 
     Raises:
         ValueError: the execution still goes on.

@@ -141,6 +141,8 @@ class StatusWriter:
             store_trouble="",
             reset_waits=seen.reset_waits,
             now=self._clock(),
+            name=seen.zeusjob.key.name,
+            uid=seen.zeusjob.uid,
         )
         self._project(seen.zeusjob, view)
         self._metrics.jobs.show(seen.zeusjob.key, history.series)
@@ -166,6 +168,8 @@ class StatusWriter:
             store_trouble="",
             reset_waits=False,
             now=self._clock(),
+            name=zeusjob.key.name,
+            uid=zeusjob.uid,
         )
         self._project(zeusjob, view)
 

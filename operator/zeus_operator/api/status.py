@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any
 
-from pydantic import Field, StrictInt
+from pydantic import ConfigDict, Field, StrictInt
 
 from zeus_operator.api.base import ApiModel
 from zeus_operator.api.fields import DECIMAL_PATTERN, BatchSizeValue
@@ -40,6 +40,12 @@ MetricValue = Annotated[str, Field(max_length=32, pattern=DECIMAL_PATTERN)]
 ChildName = Annotated[str, Field(min_length=1, max_length=63)]
 Sentence = Annotated[str, Field(max_length=MAX_SENTENCE)]
 Detail = Annotated[str, Field(max_length=MAX_DETAIL)]
+
+
+class StatusModel(ApiModel):
+    """Base of the parts of a status: made by us, so by the names of the fields."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
 
 class ConditionType(enum.StrEnum):
@@ -95,7 +101,7 @@ class RunOutcome(enum.StrEnum):
     FAILED = "Failed"
 
 
-class Condition(ApiModel):
+class Condition(StatusModel):
     """One condition, as every Kubernetes API has them (`metav1.Condition`)."""
 
     type: ConditionType = Field(
@@ -119,7 +125,7 @@ class Condition(ApiModel):
     )
 
 
-class ActiveRun(ApiModel):
+class ActiveRun(StatusModel):
     """A recurrence that is open, and its newest attempt."""
 
     recurrence: Count = Field(description="Id of the recurrence, as in the children's labels.")
@@ -158,7 +164,7 @@ class ActiveRun(ApiModel):
     )
 
 
-class EndedRun(ApiModel):
+class EndedRun(StatusModel):
     """A recurrence that has ended."""
 
     recurrence: Count = Field(description="Id of the recurrence, as in the children's labels.")
@@ -197,7 +203,7 @@ class EndedRun(ApiModel):
     detail: Detail | None = Field(default=None, description="What happened, in plain words.")
 
 
-class Best(ApiModel):
+class Best(StatusModel):
     """The best configuration known."""
 
     batch_size: BatchSizeValue = Field(
@@ -216,7 +222,7 @@ class Best(ApiModel):
     sentence: Sentence = Field(description="The same in plain words.")
 
 
-class SavingsStatus(ApiModel):
+class SavingsStatus(StatusModel):
     """What was saved so far against always running the default, exploration paid for.
 
     The bounds are those of the 95 % interval.  Below 0: it cost more.
@@ -260,14 +266,14 @@ class SavingsStatus(ApiModel):
     sentence: Sentence = Field(description="The result with its interval, in plain words.")
 
 
-class Recommendation(ApiModel):
+class Recommendation(StatusModel):
     """What the policy would do, in the mode Recommend."""
 
     batch_size: BatchSizeValue = Field(description="Batch size that the policy would take.")
     sentence: Sentence = Field(description="Why.")
 
 
-class Totals(ApiModel):
+class Totals(StatusModel):
     """Everything that this job has done, over all its incarnations."""
 
     recurrences: Count = Field(description="Recurrences that ended, skipped ones left out.")
@@ -279,7 +285,7 @@ class Totals(ApiModel):
     time_seconds: Count | None = Field(default=None, description="Running time of all attempts.")
 
 
-class RequestedRuns(ApiModel):
+class RequestedRuns(StatusModel):
     """Runs that were asked for and have not all ended."""
 
     id: str = Field(
@@ -292,7 +298,7 @@ class RequestedRuns(ApiModel):
     finished: Count = Field(description="Recurrences of them that have ended.")
 
 
-class ZeusJobStatus(ApiModel):
+class ZeusJobStatus(StatusModel):
     """What the operator has seen and done.  Everything in it can be lost: the store knows."""
 
     observed_generation: Count | None = Field(

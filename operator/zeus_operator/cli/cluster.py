@@ -68,7 +68,11 @@ def cluster_options(function: Callable[..., R]) -> Callable[..., R]:
     @click.option("--kubeconfig", help="Default: KUBECONFIG, else ~/.kube/config.")
     @functools.wraps(function)
     def wrapper(
-        *args: Any, namespace: str | None, context: str | None, kubeconfig: str | None, **kwargs: Any
+        *args: Any,
+        namespace: str | None,
+        context: str | None,
+        kubeconfig: str | None,
+        **kwargs: Any,
     ) -> R:
         with errors_reported():
             try:
@@ -117,7 +121,9 @@ def main() -> None:
 )
 @click.option("--control", is_flag=True, help="Control runs: the default, to measure savings.")
 @click.option(
-    "--id", "token", help="Name of the request: the same name twice asks once. Default: a fresh one."
+    "--id",
+    "token",
+    help="Name of the request: the same name twice asks once. Default: a fresh one.",
 )
 @cluster_options
 def run(target: Target, name: str, runs: int, control: bool, token: str | None) -> None:

@@ -111,7 +111,9 @@ class KubernetesExecutor:
             child = self._get(job.namespace, attempt.child_name)
             if child is not None and child["metadata"]["uid"] != attempt.child_uid:
                 child = None
-        pods = self._world.pods(key, attempt.recurrence_id, attempt.number)
+        pods: tuple[Mapping[str, Any], ...] = self._world.pods(
+            key, attempt.recurrence_id, attempt.number
+        )
         now = self._clock()
         container = _container(job)
         view = child_view(child, pods, container, now)

@@ -1,48 +1,65 @@
 """How the child of an attempt stands, from its Job and pods as the API server shows them.  Pure.
 
 A pod is an execution of the attempt; the Job says when the attempt is over.  What the kubelet, the
-scheduler and the Job controller write is read here and nowhere else
-(https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/).  Missing fields never raise:
-objects come from servers of any version, and from pods that never started.
+scheduler and the Job controller write is read here, in `pod_ends` and `pod_fields`, and nowhere
+else (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime, timedelta
 
+from zeus_operator.executors.pod_ends import (
+    disturbance_of,
+    execution_of,
+    execution_without_pod,
+)
+from zeus_operator.executors.pod_fields import (
+    GONE_MARK,
+    Object,
+    condition,
+    container_state,
+    controller_uid,
+    created_at,
+    metadata_of,
+    project_job,
+    project_pod,
+    spec_of,
+    status_of,
+    time_of,
+    uid_of,
+)
 from zeus_operator.records import ExecutionRecord
-from zeus_runtime.protocol import FINAL_BY_RUNTIME, Outcome, Result, decode_result
 
-Object = Mapping[str, Any]
+__all__ = [
+    "GONE_MARK",
+    "ChildPhase",
+    "ChildView",
+    "Trouble",
+    "child_view",
+    "finished_times",
+    "project_job",
+    "project_pod",
+]
 
-GONE_MARK = "gone"
-"""Key that the watch puts into a pod that was deleted, kept as it was last seen."""
-
-_DISRUPTIONS = {
-    "PreemptionByScheduler": "preempted by a pod of higher priority",
-    "DeletionByTaintManager": "its node was lost or tainted",
-    "EvictionByEvictionAPI": "evicted by an administrator or the autoscaler",
-    "DeletionByPodGC": "its node was lost",
-    "TerminationByKubelet": "evicted by its node",
-}
 _WAITING = {
     "ErrImagePull": "ImagePullFailed",
     "ImagePullBackOff": "ImagePullFailed",
     "ErrImageNeverPull": "ImagePullFailed",
     "InvalidImageName": "ImagePullFailed",
-    "ErrImageInspect": "ImagePullFailed",
+    "ImageInspectError": "ImagePullFailed",
     "RegistryUnavailable": "ImagePullFailed",
     "SignatureValidationFailed": "ImagePullFailed",
     "CreateContainerConfigError": "ContainerConfigError",
     "CreateContainerError": "ContainerConfigError",
     "RunContainerError": "ContainerConfigError",
+    "CrashLoopBackOff": "SidecarCrashing",
 }
-_UNKNOWN_ENDS = frozenset({"ContainerStatusUnknown"})
-_TAIL_CHARACTERS = 2000
+_SILENCE = timedelta(seconds=60)
+"""So long nothing is said of a Job without a pod, or of a pod that outlives its training."""
 
 
 class ChildPhase(enum.StrEnum):
@@ -76,7 +93,8 @@ class ChildView:
 
     Args:
         uid: of the Job; "": it is gone.
-        executions: one for each pod, in the order of their creation.
+        executions: one for each pod, in the order of their creation; once the Job has finished or
+            is gone, all have ended.
         trouble: None: there is none.
         node: of the newest pod that has one.
     """
@@ -89,7 +107,7 @@ class ChildView:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the Job is over: no pod of it runs or will run."""
+        """Whether the Job is there and over: no pod of it runs or will run."""
         return self.phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED)
 
 
@@ -101,294 +119,101 @@ def child_view(
     Args:
         job: None: there is none any more.
         pods: of this attempt; one that was deleted is as it was last seen, with `gone` in it.
+            Those of an earlier Job of the same name are left out.
         container: name of the container that trains.
         now: aware; the end of what ended at an unknown time.
     """
-    ordered = sorted(pods, key=lambda pod: (_created(pod, now), _metadata(pod).get("uid", "")))
-    deadline = _condition(job, "Failed").get("reason") == "DeadlineExceeded"
-    executions = tuple(_execution(pod, job, container, now, deadline) for pod in ordered)
-    phase = _phase(job, ordered)
-    if job is not None and not executions and phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED):
-        executions = (_without_pod(job, now),)
-    live = [pod for pod in ordered if not pod.get(GONE_MARK)]
+    uid = "" if job is None else uid_of(job)
+    own = [pod for pod in pods if not uid or controller_uid(pod) in ("", uid)]
+    own.sort(key=lambda pod: (created_at(pod, now), uid_of(pod)))
+    phase = _phase(job, own)
+    is_over = phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED, ChildPhase.GONE)
+    executions = tuple(execution_of(pod, job, container, now, is_over=is_over) for pod in own)
+    if job is not None and is_over and not executions:
+        executions = (execution_without_pod(job, now),)
+    shows_trouble = phase in (ChildPhase.PENDING, ChildPhase.RUNNING)
     return ChildView(
-        uid="" if job is None else str(_metadata(job).get("uid", "")),
+        uid=uid,
         phase=phase,
         executions=executions,
-        trouble=_trouble(live[-1], container) if live and not _is_over(phase) else None,
-        node=next((n for pod in reversed(ordered) if (n := _spec(pod).get("nodeName"))), ""),
+        trouble=_trouble(job, own, container, now) if job is not None and shows_trouble else None,
+        node=next((n for pod in reversed(own) if (n := spec_of(pod).get("nodeName"))), ""),
     )
-
-
-def project_job(raw: Object) -> dict[str, Any]:
-    """Return of a Job what is read here: a watch keeps nothing else."""
-    metadata, status = _metadata(raw), _status(raw)
-    return {
-        "metadata": _only(
-            metadata,
-            "name",
-            "namespace",
-            "uid",
-            "labels",
-            "creationTimestamp",
-            "deletionTimestamp",
-            "resourceVersion",
-            "ownerReferences",
-        ),
-        "spec": _only(_spec(raw), "suspend"),
-        "status": {
-            **_only(status, "completionTime", "startTime"),
-            "conditions": [
-                _only(each, "type", "status", "reason", "message", "lastTransitionTime")
-                for each in status.get("conditions") or ()
-            ],
-        },
-    }
-
-
-def project_pod(raw: Object) -> dict[str, Any]:
-    """Return of a pod what is read here."""
-    status = _status(raw)
-    return {
-        "metadata": _only(
-            _metadata(raw),
-            "name",
-            "uid",
-            "labels",
-            "creationTimestamp",
-            "deletionTimestamp",
-        ),
-        "spec": _only(_spec(raw), "nodeName"),
-        "status": {
-            **_only(status, "phase", "reason", "message", "startTime"),
-            "conditions": [
-                _only(each, "type", "status", "reason", "message")
-                for each in status.get("conditions") or ()
-                if each.get("type") in ("DisruptionTarget", "PodScheduled")
-            ],
-            **{
-                key: [_only(each, "name", "state") for each in status.get(key) or ()]
-                for key in ("containerStatuses", "initContainerStatuses")
-            },
-        },
-        **({GONE_MARK: True} if raw.get(GONE_MARK) else {}),
-    }
-
-
-# Parts of the answer ----------------------------------------------------------
-
-
-def _phase(job: Object | None, pods: Sequence[Object]) -> ChildPhase:
-    if job is None:
-        return ChildPhase.GONE
-    if _condition(job, "Complete"):
-        return ChildPhase.SUCCEEDED
-    if _condition(job, "Failed"):
-        return ChildPhase.FAILED
-    if _metadata(job).get("deletionTimestamp"):
-        return ChildPhase.ENDING
-    if any(_status(pod).get("phase") == "Running" and not pod.get(GONE_MARK) for pod in pods):
-        return ChildPhase.RUNNING
-    return ChildPhase.QUEUED if _spec(job).get("suspend") else ChildPhase.PENDING
-
-
-def _is_over(phase: ChildPhase) -> bool:
-    return phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED, ChildPhase.GONE)
-
-
-def _execution(
-    pod: Object, job: Object | None, container: str, now: datetime, deadline: bool
-) -> ExecutionRecord:
-    """Return the execution that a pod is."""
-    state = _state(pod, container)
-    terminated = state.get("terminated") or {}
-    started = (
-        _time(terminated.get("startedAt"))
-        or _time((state.get("running") or {}).get("startedAt"))
-        or _time(_status(pod).get("startTime"))
-        or _created(pod, now)
-    )
-    message = str(terminated.get("message") or "")
-    result = _result(message)
-    uid = str(_metadata(pod).get("uid", ""))
-    phase = _status(pod).get("phase")
-    if not terminated and phase not in ("Succeeded", "Failed"):
-        return ExecutionRecord(uid, started, result=result)
-    outcome, reason = _judged(pod, job, container, terminated, result, deadline)
-    code = terminated.get("exitCode")
-    return ExecutionRecord(
-        uid,
-        started,
-        ended_at=max(started, _time(terminated.get("finishedAt")) or now),
-        exit_code=code if isinstance(code, int) else None,
-        outcome=outcome,
-        result=result,
-        output_tail="" if result is not None else message[-_TAIL_CHARACTERS:],
-        reason=reason,
-    )
-
-
-def _judged(
-    pod: Object,
-    job: Object | None,
-    container: str,
-    terminated: Object,
-    result: Result | None,
-    deadline: bool,
-) -> tuple[Outcome | None, str]:
-    """Return what the cluster knows of an end, better than the result does; None: nothing."""
-    if terminated.get("exitCode") == 0 and terminated.get("reason") not in _UNKNOWN_ENDS:
-        return None, ""
-    disturbance = _disturbance(pod)
-    if disturbance:
-        return Outcome.PREEMPTED, disturbance
-    if result is not None and _claims_an_end(result):
-        return None, ""
-    if terminated.get("reason") == "OOMKilled":
-        return Outcome.CRASHED, f"OOMKilled: container {container} was over its memory limit"
-    if deadline:
-        return Outcome.CRASHED, "it ran longer than activeDeadlineSeconds allows"
-    if job is not None and _spec(job).get("suspend"):
-        return Outcome.PREEMPTED, "its Job was suspended"
-    if _metadata(pod).get("deletionTimestamp"):
-        if job is None or _metadata(job).get("deletionTimestamp"):
-            return Outcome.PREEMPTED, "its Job was deleted"
-        return Outcome.PREEMPTED, "its pod was deleted"
-    if terminated.get("reason") in _UNKNOWN_ENDS:
-        return Outcome.LOST, "the kubelet lost its container"
-    if not terminated:
-        return Outcome.CRASHED, _never_started(pod)
-    return None, ""
-
-
-def _disturbance(pod: Object) -> str:
-    """Return who ended the pod from outside, in words; "": nobody."""
-    condition = _condition(pod, "DisruptionTarget")
-    status = _status(pod)
-    if condition:
-        reason = str(condition.get("reason") or "")
-        words = _DISRUPTIONS.get(reason, f"ended from outside ({reason or 'no reason given'})")
-    elif status.get("reason") in ("Evicted", "NodeLost", "Shutdown", "NodeShutdown", "Terminated"):
-        words = {"Evicted": "evicted by its node", "NodeLost": "its node was lost"}.get(
-            status["reason"], "its node was shut down"
-        )
-    elif status.get("phase") == "Unknown":
-        words = "its node was lost"
-    else:
-        return ""
-    detail = str(status.get("message") or condition.get("message") or "")
-    return f"{words}: {detail}" if detail else words
-
-
-def _never_started(pod: Object) -> str:
-    status = _status(pod)
-    said = str(status.get("message") or status.get("reason") or "")
-    for each in status.get("initContainerStatuses") or ():
-        ended = (each.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            return f"init container {each.get('name')} ended with exit code {ended['exitCode']}"
-    return f"its container never started: {said}" if said else "its container never started"
-
-
-def _without_pod(job: Object, now: datetime) -> ExecutionRecord:
-    """Return what stands for the executions of a Job that has finished and shows no pod."""
-    status = _status(job)
-    condition = _condition(job, "Failed") or _condition(job, "Complete")
-    started = _time(status.get("startTime")) or _created(job, now)
-    ended = _time(condition.get("lastTransitionTime")) or now
-    words = str(condition.get("message") or condition.get("reason") or "")
-    said = f" ({words})" if words else ""
-    return ExecutionRecord(
-        str(_metadata(job).get("uid", "")),
-        started,
-        ended_at=max(started, ended),
-        outcome=Outcome.LOST,
-        reason=f"its Job has ended and its pod is gone{said}",
-    )
-
-
-def _trouble(pod: Object, container: str) -> Trouble | None:
-    """Return why the newest pod does not get on."""
-    status = _status(pod)
-    for each in (
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-    ):
-        waiting = (each.get("state") or {}).get("waiting") or {}
-        reason = _WAITING.get(waiting.get("reason", ""))
-        if reason:
-            said = waiting.get("message") or waiting["reason"]
-            return Trouble(reason, f"container {each.get('name', container)}: {said}")
-    scheduled = _condition(pod, "PodScheduled", "False")
-    if scheduled:
-        said = str(scheduled.get("message") or "no node fits")
-        return Trouble(str(scheduled.get("reason") or "Unschedulable"), said)
-    return None
-
-
-# Fields ------------------------------------------------------------------------
-
-
-def _state(pod: Object, container: str) -> Object:
-    """Return the state of the container that trains."""
-    for each in _status(pod).get("containerStatuses") or ():
-        if each.get("name") == container:
-            return each.get("state") or {}
-    return {}
-
-
-def _claims_an_end(result: Result) -> bool:
-    return result.outcome in {outcome.value for outcome in FINAL_BY_RUNTIME}
-
-
-def _result(message: str) -> Result | None:
-    return decode_result(message.encode("utf-8", "replace")) if message else None
-
-
-def _condition(owner: Object | None, kind: str, status: str = "True") -> Object:
-    for each in _status(owner or {}).get("conditions") or ():
-        if each.get("type") == kind and each.get("status") == status:
-            found: Object = each
-            return found
-    return {}
-
-
-def _metadata(owner: Object) -> Object:
-    return owner.get("metadata") or {}
-
-
-def _spec(owner: Object) -> Object:
-    return owner.get("spec") or {}
-
-
-def _status(owner: Object) -> Object:
-    return owner.get("status") or {}
-
-
-def _created(owner: Object, now: datetime) -> datetime:
-    return _time(_metadata(owner).get("creationTimestamp")) or now
-
-
-def _time(text: Any) -> datetime | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _only(source: Object, *keys: str) -> dict[str, Any]:
-    return {key: source[key] for key in keys if source.get(key) is not None}
 
 
 def finished_times(jobs: Iterable[Object], now: datetime) -> dict[str, datetime]:
     """Return when each finished Job of `jobs` did, by UID."""
     found = {}
     for job in jobs:
-        condition = _condition(job, "Complete") or _condition(job, "Failed")
-        if condition:
-            ended = _time(condition.get("lastTransitionTime")) or _created(job, now)
-            found[str(_metadata(job).get("uid", ""))] = ended
+        end = condition(job, "Complete") or condition(job, "Failed")
+        if end:
+            found[uid_of(job)] = time_of(end.get("lastTransitionTime")) or created_at(job, now)
     return found
+
+
+def _phase(job: Object | None, pods: Sequence[Object]) -> ChildPhase:
+    if job is None:
+        return ChildPhase.GONE
+    if condition(job, "Complete"):
+        return ChildPhase.SUCCEEDED
+    if condition(job, "Failed"):
+        return ChildPhase.FAILED
+    if metadata_of(job).get("deletionTimestamp"):
+        return ChildPhase.ENDING
+    if spec_of(job).get("suspend"):
+        return ChildPhase.QUEUED
+    if any(status_of(pod).get("phase") == "Running" and not pod.get(GONE_MARK) for pod in pods):
+        return ChildPhase.RUNNING
+    return ChildPhase.PENDING
+
+
+def _trouble(job: Object, pods: Sequence[Object], container: str, now: datetime) -> Trouble | None:
+    """Return why the newest pod does not get on, or why there is none."""
+    if not pods:
+        started = time_of(status_of(job).get("startTime")) or created_at(job, now)
+        if now - started < _SILENCE:
+            return None
+        name = metadata_of(job).get("name", "")
+        return Trouble("NoPod", f"its Job has made no pod: `kubectl describe job {name}` says why")
+    pod = pods[-1]
+    disturbance = disturbance_of(pod)
+    if disturbance is not None:
+        return Trouble(disturbance.word, disturbance.words)
+    if pod.get(GONE_MARK):
+        return None
+    return next(_waits(pod), None) or _outlived(pod, container, now)
+
+
+def _waits(pod: Object) -> Iterator[Trouble]:
+    status = status_of(pod)
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for each in status.get(key) or ():
+            waiting = (each.get("state") or {}).get("waiting") or {}
+            reason = _WAITING.get(str(waiting.get("reason") or ""))
+            if reason is not None:
+                said = waiting.get("message") or waiting["reason"]
+                yield Trouble(reason, f"container {each.get('name')}: {said}")
+    scheduled = condition(pod, "PodScheduled", "False")
+    if scheduled:
+        said = str(scheduled.get("message") or "no node fits")
+        yield Trouble(str(scheduled.get("reason") or "Unschedulable"), said)
+
+
+def _outlived(pod: Object, container: str, now: datetime) -> Trouble | None:
+    """Tell of a pod that goes on when its training has ended: its Job never finishes so."""
+    ended = container_state(pod, container).get("terminated") or {}
+    finished = time_of(ended.get("finishedAt"))
+    if finished is None or now - finished < _SILENCE:
+        return None
+    running = [
+        str(each.get("name"))
+        for each in status_of(pod).get("containerStatuses") or ()
+        if (each.get("state") or {}).get("running")
+    ]
+    if not running:
+        return None
+    return Trouble(
+        "OtherContainersRun",
+        f"container {container} has ended and {', '.join(running)} has not: let it end too, or "
+        "make it a sidecar (an init container with restartPolicy: Always)",
+    )

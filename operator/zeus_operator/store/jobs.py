@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, literal, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from zeus_operator.records import AttemptState, JobOverview, JobRecord, RecurrenceState
@@ -203,12 +203,17 @@ def purge_learned_states(connection: Connection, deleted_before: datetime) -> in
     Returns:
         How many names.
     """
-    newest = (
-        select(func.max(func.coalesce(jobs.c.deleted_at, literal("infinity"))))
+    last = (
+        select(func.max(jobs.c.deleted_at))
         .where(jobs.c.learned_state_id == learned_states.c.id)
         .scalar_subquery()
     )
-    done = connection.execute(delete(learned_states).where(newest < deleted_before))
+    alive = (
+        select(jobs.c.id)
+        .where(jobs.c.learned_state_id == learned_states.c.id, jobs.c.deleted_at.is_(None))
+        .exists()
+    )
+    done = connection.execute(delete(learned_states).where(last < deleted_before, ~alive))
     return done.rowcount
 
 

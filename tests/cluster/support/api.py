@@ -6,9 +6,11 @@ Apart from the operator's own client, so that a fault in that one can't hide its
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import ssl
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,8 @@ class Api:
                 both.flush()
                 context.load_cert_chain(both.name)
         self._pool = urllib3.PoolManager(maxsize=pool_size, ssl_context=context, retries=False)
+        self._watches: set[urllib3.BaseHTTPResponse] = set()
+        self._watches_lock = threading.Lock()
 
     def close(self) -> None:
         """Close all connections."""
@@ -110,6 +114,8 @@ class Api:
             )
             if response.status >= 400:
                 raise _failure(response.status, response.read())
+            with self._watches_lock:
+                self._watches.add(response)
             try:
                 rest = b""
                 for chunk in response.stream(None):
@@ -117,9 +123,18 @@ class Api:
                     for line in lines:
                         yield json.loads(line)
             finally:
+                with self._watches_lock:
+                    self._watches.discard(response)
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ApiFailure(0, "", f"the watch broke: {error}") from error
+
+    def interrupt_watches(self) -> None:
+        """End all watches that other threads wait in."""
+        with self._watches_lock:
+            for response in self._watches:
+                with contextlib.suppress(OSError, ValueError):  # it has just ended by itself
+                    response.shutdown()
 
     def _json(self, method: str, path: str, **rest: Any) -> Object:
         answer = self._request(method, path, **rest)

@@ -59,8 +59,12 @@ def find_binaries(environ: Mapping[str, str] = os.environ) -> Binaries:
     minor = environ.get("ZEUS_TEST_KUBERNETES") or DEFAULT_KUBERNETES
     module = MODULES / f"kubernetes-{minor}"
     if not module.is_dir():
-        known = ", ".join(sorted(p.name[len("kubernetes-") :] for p in MODULES.glob("kubernetes-*")))
-        raise BinariesUnavailable(f"ZEUS_TEST_KUBERNETES={minor} is not known here; one of: {known}")
+        known = ", ".join(
+            sorted(p.name[len("kubernetes-") :] for p in MODULES.glob("kubernetes-*"))
+        )
+        raise BinariesUnavailable(
+            f"ZEUS_TEST_KUBERNETES={minor} is not known here; one of: {known}"
+        )
     cache = Path(environ.get("ZEUS_TEST_BINARIES") or _default_cache(environ))
     etcd = _built(MODULES / "etcd", ETCD_PROGRAMS, _ldflags(None), cache)
     kubernetes = _built(module, KUBERNETES_PROGRAMS, _ldflags(kubernetes_version(module)), cache)

@@ -171,7 +171,9 @@ class ControlPlane:
         """Return a client with an administrator's rights."""
         return Api(self.kubeconfig)
 
-    def kubectl(self, *arguments: str, input: str | None = None, as_user: Path | None = None) -> str:
+    def kubectl(
+        self, *arguments: str, input: str | None = None, as_user: Path | None = None
+    ) -> str:
         """Run kubectl and return what it prints.
 
         Args:

@@ -1,0 +1,1 @@
+"""What is shown of a ZeusJob: its `.status` and Events, projected from facts.  Pure."""

@@ -109,7 +109,8 @@ class KubernetesExecutor:
         child = self._world.child(key, attempt.child_name)
         if child is None or child["metadata"]["uid"] != attempt.child_uid:
             child = self._get(job.namespace, attempt.child_name)
-            if child is not None and child["metadata"]["uid"] != attempt.child_uid:
+            if child is None or child["metadata"]["uid"] != attempt.child_uid:
+                self._world.forget_child(key, attempt.child_uid)
                 child = None
         pods: tuple[Mapping[str, Any], ...] = self._world.pods(
             key, attempt.recurrence_id, attempt.number
@@ -131,11 +132,10 @@ class KubernetesExecutor:
         self._checkpoint(ClusterCheckpoint.AFTER_STOP_CHILD)
 
     def forget(self, job: JobRecord, attempt: AttemptRecord) -> None:
-        """Drop what is kept of an attempt whose end is stored."""
-        key = Key(job.namespace, job.name)
-        self._world.forget_pods(key, [execution.uid for execution in attempt.executions])
-        if attempt.child_uid:
-            self._world.forget_child(key, attempt.child_uid)
+        """Drop the pods that are gone of an attempt whose end is stored."""
+        self._world.forget_pods(
+            Key(job.namespace, job.name), [execution.uid for execution in attempt.executions]
+        )
 
     def surplus(self, facts: JobFacts) -> tuple[FinishedChild, ...]:
         """Return the finished children beyond the history limits whose results are stored."""

@@ -119,6 +119,9 @@ def _progressing(view: StatusView, ready: _Said) -> _Said:
     opened = view.open_recurrences
     if opened:
         attempt = opened[-1].attempts[-1] if opened[-1].attempts else None
+        has_child = attempt is not None and attempt.id in view.children
+        if not has_child and ready.status is ConditionStatus.FALSE:
+            return _false("NotReady", f"the run that is due can't start: {ready.message}")
         return _true(*_of_open(view, attempt))
     if view.reset_waits:
         return _true("ResetWaits", "the history is about to be erased")

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from zeus_operator import names
-from zeus_operator.api.status import MAX_MESSAGE
+from zeus_operator.api.status import MAX_MESSAGE, RunOutcome
 from zeus_operator.records import AttemptRecord, RecurrenceRecord, RecurrenceState
 from zeus_operator.status.text import cut, moment
 from zeus_operator.status.view import StatusView
@@ -73,7 +73,7 @@ def events_of(
         status: projected from `view`.
         newer_than: older facts were said when they were new.
     """
-    found = [*_of_runs(view), *_of_conditions(view, status)]
+    found = [*_of_runs(view), *_of_skipped(view), *_of_conditions(view, status)]
     return tuple(note for note in found if note.at > newer_than)
 
 
@@ -130,11 +130,15 @@ def _of_attempt(view: StatusView, attempt: AttemptRecord) -> Iterator[EventNote]
 
 
 def _of_recurrence(view: StatusView, recurrence: RecurrenceRecord) -> Iterator[EventNote]:
+    due = f"the recurrence of {moment(recurrence.scheduled_time)}"
+    if recurrence.reason and recurrence.attempts:
+        first = recurrence.attempts[0]
+        text = f"{due} has started; {recurrence.reason}"
+        yield _warning(view, "MissedSchedule", recurrence.id, text, first.decided_at)
     at = recurrence.ended_at
     if at is None:
         return
     last = recurrence.attempts[-1] if recurrence.attempts else None
-    due = f"the recurrence of {moment(recurrence.scheduled_time)}"
     if recurrence.state is RecurrenceState.REACHED and last is not None:
         text = f"{last.child_name} {last.detail} with batch size {last.decision.batch_size}"
         yield _note(view, "RunReached", recurrence.id, text, at)
@@ -145,8 +149,15 @@ def _of_recurrence(view: StatusView, recurrence: RecurrenceRecord) -> Iterator[E
     elif recurrence.state is RecurrenceState.CANCELLED:
         how = f": {last.detail}" if last else ""
         yield _note(view, "RunCancelled", recurrence.id, f"{due} was cancelled{how}", at)
-    elif recurrence.state is RecurrenceState.SKIPPED:
-        yield _warning(view, "Skipped", recurrence.id, f"{due}: {recurrence.reason}", at)
+
+
+def _of_skipped(view: StatusView) -> Iterator[EventNote]:
+    """Facts hold no tick that was skipped: there is nothing to do about it any more."""
+    for run in view.history.runs:
+        if run.outcome is RunOutcome.SKIPPED and run.ended_at is not None:
+            text = f"the recurrence of {run.scheduled_time} was skipped: it {run.detail}"
+            at = datetime.fromisoformat(run.ended_at)
+            yield _warning(view, "Skipped", run.recurrence, text, at)
 
 
 def _of_conditions(view: StatusView, status: Mapping[str, Any]) -> Iterator[EventNote]:
@@ -154,10 +165,27 @@ def _of_conditions(view: StatusView, status: Mapping[str, Any]) -> Iterator[Even
         kind, reason = condition["type"], condition["reason"]
         if condition["status"] != "True" or (kind, reason) not in _CONDITIONS:
             continue
-        at = datetime.fromisoformat(condition["lastTransitionTime"])
-        subject = f"{view.generation}/{condition['lastTransitionTime']}/{condition['message']}"
+        # Not the message: what the kubelet or a quota says changes from try to try.
+        subject = f"{view.generation}/{condition['lastTransitionTime']}"
+        at = view.now if _is_news(view, condition) else _since(condition)
         say = _note if kind == "Converged" else _warning
         yield say(view, reason, subject, condition["message"], at)
+
+
+def _is_news(view: StatusView, condition: Mapping[str, Any]) -> bool:
+    """Whether `condition` was not said before, though it may have held for another reason."""
+    before: Mapping[str, Any] = next(
+        (c for c in view.previous.get("conditions") or () if c.get("type") == condition["type"]),
+        {},
+    )
+    told = ["status", "reason"]
+    if condition["type"] == "Degraded":
+        told.append("observedGeneration")  # what was to repair it has not
+    return any(before.get(key) != condition[key] for key in told)
+
+
+def _since(condition: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(condition["lastTransitionTime"])
 
 
 def _note(view: StatusView, reason: str, subject: object, message: str, at: datetime) -> EventNote:

@@ -166,26 +166,36 @@ def _totals(ended: Sequence[RecurrenceRecord]) -> Totals:
 
 
 def _best(recurrences: Sequence[RecurrenceRecord]) -> Best | None:
-    """Return the batch size of the least mean cost; where no cost is known, the newest.
+    """Return the batch size whose finished models cost least; where no cost is known, the newest.
+
+    Its failed attempts are paid for, too.  Runs at the power limit found (control runs) say
+    nothing of the best limit, so they count only where there are no others.
 
     Args:
         recurrences: comparable ones, oldest first.
     """
+    attempts = [attempt for each in recurrences for attempt in each.attempts]
+    optimized = [attempt for attempt in attempts if attempt.decision.optimize_power]
+    if any(attempt.outcome is Outcome.REACHED for attempt in optimized):
+        attempts = optimized
     arms: defaultdict[int, list[AttemptRecord]] = defaultdict(list)
-    for each in recurrences:
-        for attempt in each.attempts:
-            if attempt.outcome is Outcome.REACHED:
-                arms[attempt.decision.batch_size].append(attempt)
-    if not arms:
+    for attempt in attempts:
+        arms[attempt.decision.batch_size].append(attempt)
+    reached = {
+        size: runs
+        for size, tried in arms.items()
+        if (runs := [a for a in tried if a.outcome is Outcome.REACHED])
+    }
+    if not reached:
         return None
     costs = {
-        size: fmean(known)
-        for size, runs in arms.items()
-        if (known := [a.cost_joules for a in runs if a.cost_joules is not None])
+        size: sum(a.cost_joules or 0.0 for a in arms[size]) / len(runs)
+        for size, runs in reached.items()
+        if all(a.cost_joules is not None for a in runs)
     }
-    newest = max(arms, key=lambda size: arms[size][-1].id)
+    newest = max(reached, key=lambda size: reached[size][-1].id)
     size = min(costs, key=lambda arm: costs[arm]) if costs else newest
-    runs = arms[size]
+    runs = reached[size]
     energy = _mean([a.energy_joules for a in runs])
     time = _mean([a.time_seconds for a in runs])
     limit = runs[-1].power_limit_watts

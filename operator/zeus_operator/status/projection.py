@@ -5,6 +5,7 @@ Nothing in it ticks: where nothing has happened the status stays as it is, and n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,7 @@ from zeus_operator.api.status import (
     SavingsStatus,
     ZeusJobStatus,
 )
+from zeus_operator.deciding import DEFAULT_POLICY
 from zeus_operator.executors.pods import ChildPhase, ChildView
 from zeus_operator.plan_spec import Mode
 from zeus_operator.records import (
@@ -45,6 +47,9 @@ _STATES = {
     ChildPhase.PENDING: ActiveState.PENDING,
     ChildPhase.RUNNING: ActiveState.RUNNING,
 }
+_WOULD_TAKE = re.compile(r"The policy would take ([0-9]{1,8}): ")
+"""The words of `deciding`: the policy's choice is not the cheapest candidate, nor stored apart."""
+
 _NOT_KNOWN = {
     NotKnown.NOTHING_LEARNED: "only the default has run",
     NotKnown.NO_MODEL: "no run has reached the target yet",
@@ -158,14 +163,10 @@ def _recommendation(view: StatusView) -> Recommendation | None:
     if view.spec is None or view.spec.mode is not Mode.RECOMMEND:
         return None
     for attempt in reversed(view.attempts):
-        candidates = attempt.decision.candidates
-        if candidates:
-            best = min(
-                candidates,
-                key=lambda c: (c.typical_cost_joules is None, c.typical_cost_joules or 0),
-            )
+        found = _WOULD_TAKE.search(attempt.decision.sentence)
+        if found is not None and attempt.decision.policy == DEFAULT_POLICY:
             return Recommendation(
-                batch_size=best.batch_size, sentence=cut(attempt.decision.sentence, MAX_SENTENCE)
+                batch_size=int(found[1]), sentence=cut(attempt.decision.sentence, MAX_SENTENCE)
             )
     return None
 

@@ -198,11 +198,11 @@ def _lines(item: Object) -> Sequence[str]:
         lines.append(f"  {word:<20} {condition['reason']}: {condition['message']}")
     if status.get("nextScheduleTime"):
         lines.append(f"  next run             {status['nextScheduleTime']}")
-    for active in status.get("active") or ():
-        lines.append(
-            f"  active               attempt {active['attempt']} of {active['maxAttempts']}: "
-            f"batch size {active.get('batchSize', '?')}, {active['state']}"
-        )
+    lines += [
+        f"  active               attempt {active['attempt']} of {active['maxAttempts']}: "
+        f"batch size {active.get('batchSize', '?')}, {active['state']}"
+        for active in status.get("active") or ()
+    ]
     for part in ("best", "savings", "recommendation"):
         sentence = (status.get(part) or {}).get("sentence")
         if sentence:

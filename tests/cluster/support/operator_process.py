@@ -66,7 +66,7 @@ class OperatorProcess:
     def start(
         self, at: ClusterCheckpoint | None = None, nth: int = 1, send: str = "SIGKILL"
     ) -> OperatorProcess:
-        """Start it; with `at`, it sends itself the signal when it passes that step the n-th time."""
+        """Start it; with `at`, it sends itself the signal as it passes that step the n-th time."""
         environment = dict(self._environment)
         if at is not None:
             environment[AT_STEP] = f"{at.value}:{nth}:{send}"

@@ -1,4 +1,4 @@
-"""The operator's own program, and a signal to itself at a chosen step: `AT_STEP=step:nth:SIGNAL`."""
+"""The operator's own program, which sends itself a signal at a chosen step: `step:nth:SIGNAL`."""
 
 from __future__ import annotations
 

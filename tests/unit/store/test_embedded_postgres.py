@@ -157,7 +157,8 @@ def test_a_killed_guard_is_replaced_at_the_next_start(home: Path) -> None:
     with EmbeddedPostgres(home, linger_seconds=0) as server:
         (guard,) = guards(home)
         os.kill(guard, signal.SIGKILL)
-        eventually(lambda: not guards(home), "the guard dies")
+        # Not before it has exited: its lock outlives its command line for a moment.
+        eventually(lambda: has_exited(guard), "the guard dies")
         server.start()
         eventually(lambda: len(guards(home)) == 1, "there is a new guard")
     eventually(lambda: guard_is_gone(home), "the new guard stops the server")

@@ -54,6 +54,9 @@ MAX_SIGNAL_DEATHS = 3
 _SAME_AGAIN = frozenset({Outcome.CRASHED, Outcome.LOST})
 """After these the default configuration is worth another attempt; it would only repeat others."""
 
+_ENDED_BY_US = frozenset({Outcome.PREEMPTED, Outcome.CANCELLED})
+"""How a run that was stopped to make room looks: ended from outside, or its child is gone."""
+
 
 @dataclass(frozen=True)
 class _Tick:
@@ -214,7 +217,7 @@ def _replace(
         outcome, detail = Outcome.CANCELLED, reason
         if attempt.executions:
             ended_as, how = _judged(facts, recurrence, attempt, spec)
-            if ended_as is not Outcome.PREEMPTED:  # it had ended before it was asked to
+            if ended_as not in _ENDED_BY_US:  # it had ended before it was asked to
                 outcome, detail = ended_as, how
         yield CloseAttempt(attempt.id, outcome, detail, _teaches(recurrence, attempt, outcome))
 

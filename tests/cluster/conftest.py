@@ -135,7 +135,7 @@ def make_operator(
     allow_lease(cluster, namespace)
     made: list[OperatorProcess] = []
 
-    def make(*, database_url: str = database, **settings: str) -> OperatorProcess:
+    def make(*, database_url: str = database, **settings: Any) -> OperatorProcess:
         chosen = {"watch_namespaces": namespace, **settings}
         operator = OperatorProcess(tmp_path, service_account, database_url, namespace, **chosen)
         made.append(operator)

@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.support.kubelet import Ending, PodRun, SimulatedNode, SyntheticJob
+from tests.cluster.support.endings import Gate, held, in_turn
+from tests.cluster.support.happened_once import counted, everything_happened_once
+from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob
 from tests.cluster.support.operator_process import OperatorProcess
 from tests.cluster.support.zeusjobs import ZeusJobs
 from tests.support.eventually import eventually
 from zeus_operator.executors.checkpoints import ClusterCheckpoint
 from zeus_operator.records import RecurrenceState
 from zeus_operator.store.store import Store
-from zeus_runtime.protocol import LEARNED_FROM
 
 RUNS = 2
 
@@ -32,13 +33,7 @@ def test_a_run_survives_a_kill(
     stored: Store,
 ) -> None:
     started: Counter[tuple[str, str]] = Counter()
-    job = SyntheticJob()
-
-    def behave(pod: PodRun) -> Ending:
-        started[pod.recurrence, pod.attempt] += 1
-        return job(pod)
-
-    make_node(behave)
+    make_node(counted(SyntheticJob(), started))
     first = make_operator().start(at=moment)
     zeusjobs.apply("job", runs=RUNS, successfulJobsHistoryLimit=0, failedJobsHistoryLimit=0)
     assert first.wait_for_end() == -9, first.log
@@ -46,26 +41,39 @@ def test_a_run_survives_a_kill(
     second = make_operator().start()
     zeusjobs.wait_for_runs("job", RUNS)
 
-    everything_happened_once(zeusjobs, stored, started)
+    everything_happened_once(zeusjobs, stored, started, RUNS)
     # Every child is pruned: its result is stored.
     eventually(lambda: not zeusjobs.jobs(), "no child is left")
     assert second.stop() == 0, second.log
 
 
-def everything_happened_once(
-    zeusjobs: ZeusJobs, stored: Store, started: Counter[tuple[str, str]]
+@pytest.mark.parametrize("moment", STOPPING, ids=lambda moment: moment.value)
+def test_making_room_for_the_next_run_survives_a_kill(
+    moment: ClusterCheckpoint,
+    zeusjobs: ZeusJobs,
+    make_operator: Callable[..., OperatorProcess],
+    make_node: Callable[..., SimulatedNode],
+    stored: Store,
 ) -> None:
+    never = Gate()
+    first_one_hangs = in_turn(held(never, SyntheticJob()), SyntheticJob())
+    make_node(first_one_hangs)
+    # An hour passes in less than three minutes: a tick comes every other second.
+    first = make_operator(clock_speed=30).start(at=moment)
+    zeusjobs.apply("job", schedule="* * * * *", concurrencyPolicy="Replace")
+    assert first.wait_for_end() == -9, first.log
+
+    make_operator(clock_speed=30).start()
+    zeusjobs.wait_for("a run has reached", lambda: "Reached" in outcomes(zeusjobs))
+
     record = stored.job_by_uid(zeusjobs.uid("job"))
     assert record is not None
-    recurrences = stored.history(record.id)
-    assert [each.state for each in recurrences] == [RecurrenceState.REACHED] * RUNS
-    attempts = [attempt for each in recurrences for attempt in each.attempts]
-    # One child per attempt, and one pod of each.
-    assert started == Counter((str(a.recurrence_id), str(a.number)) for a in attempts)
-    assert all(len(attempt.executions) == 1 for attempt in attempts)
-    # One observation per run that teaches something.
-    observed = [each.attempt_id for each in stored.observations(record.id)]
-    assert observed == [attempt.id for attempt in attempts if attempt.outcome in LEARNED_FROM]
-    # Each Event was posted once: its name is a function of what it says.
-    reached = Counter(event["message"] for event in zeusjobs.events("RunReached"))
-    assert all(count == 1 for count in reached.values())
+    replaced, *later = stored.history(record.id)
+    assert replaced.state is RecurrenceState.CANCELLED
+    assert len(replaced.attempts) == 1
+    assert "replaced by the recurrence of" in replaced.attempts[0].detail
+    assert all(each.state is not RecurrenceState.CANCELLED for each in later[:1])
+
+
+def outcomes(zeusjobs: ZeusJobs) -> list[str]:
+    return [run["outcome"] for run in zeusjobs.status("job").get("runs") or ()]

@@ -203,11 +203,6 @@ def _own_retries(child: dict[str, Any]) -> None:
     child.pop("ttlSecondsAfterFinished", None)
     if child.get("podFailurePolicy") is None:
         child["podFailurePolicy"] = copy.deepcopy(REPLACE_DISTURBED_PODS)
-    if child.get("podReplacementPolicy") not in (None, "Failed"):
-        raise TemplateError(
-            f"{SPEC_PATH}.podReplacementPolicy",
-            "must be Failed or left out: two pods of one run must never train at the same time",
-        )
     policy = mapping_in(child, "podFailurePolicy", SPEC_PATH)
     for here, rule in entries(policy, "rules", f"{SPEC_PATH}.podFailurePolicy"):
         if rule.get("action") == "Ignore" and rule.get("onExitCodes") is not None:

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.cluster.support.processes import end, spawn
-from tests.cluster.support.run_operator import AT_STEP
+from tests.cluster.support.run_operator import AT_STEP, CLOCK_SPEED
 from tests.support.eventually import eventually
 from zeus_operator.executors.checkpoints import ClusterCheckpoint
 
@@ -30,6 +30,7 @@ class OperatorProcess:
         kubeconfig: of its service account.
         database_url: of the store.
         lease_namespace: where its Lease is.
+        clock_speed: so much faster than the real one its clock runs.
         settings: further ZEUS_OPERATOR_ variables, by the rest of their name in lower case.
     """
 
@@ -39,6 +40,7 @@ class OperatorProcess:
         kubeconfig: Path,
         database_url: str,
         lease_namespace: str,
+        clock_speed: float = 1.0,
         **settings: str,
     ) -> None:
         self.name = f"operator-{next(_numbers)}"
@@ -59,6 +61,7 @@ class OperatorProcess:
             "ZEUS_OPERATOR_HTTP_HOST": "127.0.0.1",
             "ZEUS_OPERATOR_HTTP_PORT": "0",
             "ZEUS_OPERATOR_WORKERS": "4",
+            CLOCK_SPEED: f"{clock_speed:g}",
             **{f"ZEUS_OPERATOR_{name.upper()}": value for name, value in settings.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,6 +99,11 @@ class OperatorProcess:
     def kill(self) -> None:
         """SIGKILL."""
         end(self.process, kill=True)
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        eventually(lambda: self.is_stopped, f"{self.name} stands still")
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -79,3 +79,8 @@ def test_the_injected_environment_names_the_run_and_carries_the_decision(tmp_pat
     assert made["ZEUS_RESULT_PATH"] == str(tmp_path / "result")
     assert json.loads(made["ZEUS_DECISION"])["target"] == 0.9
     assert set(made) <= set(protocol.INJECTED_ENVIRONMENT)
+
+
+def test_a_dollar_in_an_injected_value_is_no_reference() -> None:
+    made = command(container(), {"ZEUS_RESULT_PATH": "/home/$(HOME)/a$$b"}, {"HOME": "/root"})
+    assert made.environment["ZEUS_RESULT_PATH"] == "/home/$(HOME)/a$$b"

@@ -31,8 +31,7 @@ def job_rules() -> list[Manifest]:
         # An owner reference with blockOwnerDeletion needs no right here: ours has it off.
         _allow("batch", ["jobs"], (*_READ, "create", "delete")),
         _allow("", ["pods"], _READ),
-        _allow("events.k8s.io", ["events"], ("create", "patch")),
-        _allow("", ["events"], ("create", "patch")),
+        _allow("", ["events"], ("create",)),
     ]
 
 
@@ -92,9 +91,7 @@ def _own_namespace(namespace: str) -> list[Manifest]:
     """The leader's Lease; a right to create can't be bound to a name."""
     name = f"{SERVICE_ACCOUNT}-leader"
     lease = ["leases"]
-    own = _allow(
-        "coordination.k8s.io", lease, ("get", "update", "patch"), resourceNames=[SERVICE_ACCOUNT]
-    )
+    own = _allow("coordination.k8s.io", lease, ("get", "update"), resourceNames=[SERVICE_ACCOUNT])
     rules = [_allow("coordination.k8s.io", lease, ("create",)), own]
     return [_role("Role", name, namespace, rules), _binding("Role", name, namespace, namespace)]
 

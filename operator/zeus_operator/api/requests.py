@@ -52,7 +52,9 @@ def parse_run(text: str) -> RunRequest:
         RequestError: it can't be read.
     """
     token, *options = text.strip().split(",")
-    request = RunRequest(parse_token(token))
+    if not _ID.fullmatch(token):
+        raise RequestError(f"{text!r} is not understood; allowed: {_ALLOWED_RUN}")
+    request = RunRequest(token)
     for option in options:
         name, _, value = option.strip().partition("=")
         if name == "runs" and value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_RUNS:

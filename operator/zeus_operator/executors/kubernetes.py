@@ -243,7 +243,11 @@ def _with_absent(
         for each in attempt.executions
         if each.ended_at is None and each.uid not in known
     ]
-    if absent:  # then the child had a pod: nothing stands in for one that never was
+    has_ended = any(
+        each.ended_at is not None and each.outcome is not Outcome.PREEMPTED
+        for each in attempt.executions
+    )
+    if absent or has_ended:  # then the child had a pod: nothing stands in for one that never was
         found = [each for each in found if each.uid != view.uid]
     every = (*absent, *found)
     last = max(every, key=lambda each: each.started_at, default=None)

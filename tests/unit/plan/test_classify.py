@@ -243,3 +243,68 @@ def test_a_run_that_goes_on_can_not_be_judged() -> None:
 def test_a_short_run_has_room_for_the_coarseness_of_a_counter() -> None:
     short = result(time_seconds=0.2, energy_joules=90.0, outcome="max_epochs")
     assert judged(short, ended_at=at(0.2))[0] is Outcome.MAX_EPOCHS
+
+
+class TestWordsOfTheExecutor:
+    """What the executor knows better than exit code and result, and says why."""
+
+    @pytest.mark.parametrize("known", [None, {}, REACHED, {"outcome": "cost_exceeded"}])
+    @pytest.mark.parametrize("exit_code", [0, 1, None])
+    def test_a_run_whose_child_was_deleted_is_cancelled_whatever_it_had_done(
+        self, known: dict[str, Any] | None, exit_code: int | None
+    ) -> None:
+        found = None if known is None else result(**known)
+        ended = {"exit_code": exit_code, "outcome": Outcome.CANCELLED}
+        assert judged(found, reason="its Job was deleted", **ended) == (
+            Outcome.CANCELLED,
+            "its Job was deleted",
+        )
+        assert judged(found, **ended) == (Outcome.CANCELLED, "its child was deleted")
+
+    @pytest.mark.parametrize("exit_code", [1, 137, None])
+    def test_a_crash_says_the_reason_and_the_last_line_of_the_output(
+        self, exit_code: int | None
+    ) -> None:
+        ended = {
+            "exit_code": exit_code,
+            "outcome": Outcome.CRASHED,
+            "reason": "OOMKilled: the container hit its memory limit",
+        }
+        assert judged(None, **ended) == (Outcome.CRASHED, ended["reason"])
+        said = judged(result(), output_tail="epoch 3\nloading the data\n", **ended)
+        assert said == (Outcome.CRASHED, f"{ended['reason']}: loading the data")
+
+    def test_a_memory_limit_that_was_hit_is_no_preemption(self) -> None:
+        """SIGKILL from nobody knows whom is run again; the kernel's, at a limit, is not."""
+        assert judged(result(), exit_code=137)[0] is Outcome.PREEMPTED
+        seen = judged(result(), exit_code=137, outcome=Outcome.CRASHED, reason="OOMKilled")
+        assert seen[0] is Outcome.CRASHED
+
+    def test_what_the_runtime_had_said_before_the_crash_counts(self) -> None:
+        ended = {"exit_code": 137, "outcome": Outcome.CRASHED, "reason": "OOMKilled"}
+        assert judged(result(outcome="diverged"), **ended)[0] is Outcome.DIVERGED
+        outcome, detail = judged(result(**REACHED), **ended)
+        assert outcome is Outcome.CRASHED
+        assert "the model may not have been saved" in detail
+
+    def test_a_crash_with_a_result_that_is_not_believed_says_both(self) -> None:
+        ended = {"exit_code": 1, "outcome": Outcome.CRASHED, "reason": "deadline exceeded"}
+        outcome, detail = judged(result(energy_joules=1e9), **ended)
+        assert outcome is Outcome.CRASHED
+        assert detail.startswith("deadline exceeded; its result is not believed: ")
+
+    def test_an_eviction_says_why(self) -> None:
+        reason = "evicted: The node was low on resource: memory"
+        for found in (None, result()):
+            seen = judged(found, exit_code=137, outcome=Outcome.PREEMPTED, reason=reason)
+            assert seen == (Outcome.PREEMPTED, reason)
+        plain = judged(None, exit_code=None, outcome=Outcome.PREEMPTED)
+        assert plain == (Outcome.PREEMPTED, "ended from outside before it was done")
+
+    def test_a_lost_run_says_what_is_known_of_it(self) -> None:
+        lost = {"exit_code": None, "outcome": Outcome.LOST}
+        assert judged(None, **lost) == (Outcome.LOST, "the run ended and nobody saw how")
+        assert judged(result(), reason="its pod is gone", **lost) == (
+            Outcome.LOST,
+            "the run ended and nobody saw how: its pod is gone",
+        )

@@ -13,4 +13,5 @@ measure benchmarks/optimizer/run.py --all --fresh
 measure benchmarks/optimizer/speed.py
 measure -m benchmarks.savings.run
 measure -m benchmarks.gpu_model.fit
+measure -m benchmarks.operator.run
 exit $status

@@ -163,7 +163,8 @@ def replay(
     With the policy that decided it is the same choice again.
 
     Args:
-        observations: of the job, in the order of the store; later ones are cut off.
+        observations: of the job under the terms of the decision (`relearning.StoredHistory`),
+            in the order of the store; later ones are cut off.
 
     Returns:
         None where no policy decided (control runs, Observe, Recommend), or the

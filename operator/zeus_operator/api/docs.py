@@ -1,4 +1,4 @@
-"""Writes what is generated from the API's types: `python -m zeus_operator.api.docs`."""
+"""Writes what is generated from the code: `python -m zeus_operator.api.docs`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from zeus_operator.api.admission import admission_policy
 from zeus_operator.api.crd import custom_resource_definition
 from zeus_operator.api.manifests import manifest_text
+from zeus_operator.api.operator_reference import operator_reference
 from zeus_operator.api.rbac import cluster_wide, namespaced
 from zeus_operator.api.reference import reference
 
@@ -42,6 +43,7 @@ def _rbac_namespaced() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "docs/reference/operator.md": operator_reference,
     "docs/reference/zeusjob.md": reference,
     "crds/zeusjobs.yaml": _crd,
     "deploy/admission-policy.yaml": _policy,

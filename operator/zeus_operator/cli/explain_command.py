@@ -25,6 +25,7 @@ from zeus_operator.cli.explaining import explain as explain_attempts
 from zeus_operator.cli.failures import ExitCode, WrongInput
 from zeus_operator.optimizer import POLICY_NAMES
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord
+from zeus_operator.relearning import StoredHistory
 
 _RUN = re.compile(r"^(?P<recurrence>[1-9][0-9]{0,8})(?:\.(?P<attempt>[1-9][0-9]{0,8}))?$")
 
@@ -47,10 +48,10 @@ def explain(settings: Settings, job: str, run: str | None, kind: str) -> None:
     """
     with job_in_store(settings, job) as (store, record):
         recurrences = store.history(record.id, kind=RecurrenceKind(kind))
-        observations = store.observations(record.id)
+        learned = StoredHistory(store.stored_observations(record.id))
     recurrence, number = _chosen(recurrences, run, kind)
     attempts = [each for each in recurrence.attempts if number in (None, each.number)]
-    explanations = explain_attempts(recurrence, attempts, observations)
+    explanations = explain_attempts(recurrence, attempts, learned)
     if not explanations:
         count = len(recurrence.attempts)
         raise WrongInput(f"recurrence {recurrence.ordinal} has {count} attempts, no {run}")
@@ -101,8 +102,8 @@ def replay(settings: Settings, job: str, policy: str) -> None:
     """
     with job_in_store(settings, job) as (store, record):
         recurrences = store.history(record.id, kind=RecurrenceKind.LEARNED)
-        observations = store.observations(record.id)
-    replayed = replay_all(recurrences, observations, policy)
+        learned = StoredHistory(store.stored_observations(record.id))
+    replayed = replay_all(recurrences, learned, policy)
     if settings.is_json:
         view = [replay_view(item) for item in replayed]
         print_json({"job": record.key, "policy": policy, "decisions": view})

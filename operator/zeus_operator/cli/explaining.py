@@ -12,8 +12,9 @@ from zeus_operator.cli.tables import table
 from zeus_operator.cli.views import attempt_view, plain
 from zeus_operator.deciding import DEFAULT_POLICY, replay
 from zeus_operator.optimizer import POLICY_NAMES, policy
-from zeus_operator.optimizer.types import Candidate, Choice, Observation, Policy
+from zeus_operator.optimizer.types import Candidate, Choice, Policy
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
+from zeus_operator.relearning import StoredHistory
 from zeus_operator.report import units
 
 _LEGEND = {
@@ -48,7 +49,7 @@ class Explanation:
 def explain(
     recurrence: RecurrenceRecord,
     attempts: Sequence[AttemptRecord],
-    observations: tuple[Observation, ...],
+    learned: StoredHistory,
 ) -> list[Explanation]:
     """Make stored decisions again and compare what they tell the runs to do.
 
@@ -57,23 +58,24 @@ def explain(
     Args:
         recurrence: of the attempts.
         attempts: what to explain.
-        observations: of the job, in the order of the store.
+        learned: by the job.
     """
     # One object for all: a policy that has folded a history folds only what follows.
     asked = {name: policy(name) for name in POLICY_NAMES}
-    return [_explained(recurrence, attempt, observations, asked) for attempt in attempts]
+    return [_explained(recurrence, attempt, learned, asked) for attempt in attempts]
 
 
 def _explained(
     recurrence: RecurrenceRecord,
     attempt: AttemptRecord,
-    observations: tuple[Observation, ...],
+    learned: StoredHistory,
     asked: Mapping[str, Policy],
 ) -> Explanation:
     decision = attempt.decision
-    if decision.policy not in asked or len(observations) < decision.observations_seen:
+    seen = learned.seen_by(decision)
+    if decision.policy not in asked or seen is None:
         return Explanation(recurrence, attempt, None)
-    again = replay(decision, asked[decision.policy], observations)
+    again = replay(decision, asked[decision.policy], seen)
     return Explanation(recurrence, attempt, again, _difference(attempt, again))
 
 
@@ -215,27 +217,28 @@ class Replayed:
 
 
 def replay_all(
-    recurrences: Sequence[RecurrenceRecord], observations: tuple[Observation, ...], name: str
+    recurrences: Sequence[RecurrenceRecord], learned: StoredHistory, name: str
 ) -> list[Replayed]:
     """Return what the policy called `name` says to each decision that a policy made.
 
     It sees what the deciding policy saw: the history that really happened, not
     the one that its own choices would have led to.
     """
-    return list(_replayed(recurrences, observations, name))
+    return list(_replayed(recurrences, learned, name))
 
 
 def _replayed(
-    recurrences: Sequence[RecurrenceRecord], observations: tuple[Observation, ...], name: str
+    recurrences: Sequence[RecurrenceRecord], learned: StoredHistory, name: str
 ) -> Iterator[Replayed]:
     asked = policy(name)
     for recurrence in recurrences:
         if recurrence.kind is not RecurrenceKind.LEARNED:
             continue
         for attempt in recurrence.attempts:
-            if len(observations) < attempt.decision.observations_seen:
+            seen = learned.seen_by(attempt.decision)
+            if seen is None:
                 continue
-            choice = replay(attempt.decision, asked, observations)
+            choice = replay(attempt.decision, asked, seen)
             if choice is not None:
                 yield Replayed(recurrence, attempt, choice)
 

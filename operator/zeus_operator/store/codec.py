@@ -16,7 +16,14 @@ from typing import Any
 
 from zeus_operator.optimizer.types import Candidate, Observation, Problem, Situation, SweepPoint
 from zeus_operator.records import DecisionRecord, ProfileRecord
-from zeus_runtime.protocol import Outcome, PowerProfilePoint, Result, SweepMeasurement
+from zeus_operator.relearning import StoredObservation, Terms
+from zeus_runtime.protocol import (
+    MetricMode,
+    Outcome,
+    PowerProfilePoint,
+    Result,
+    SweepMeasurement,
+)
 from zeus_runtime.stopping import StopRule
 
 _NON_FINITE = {f"float:{value}": value for value in (math.nan, math.inf, -math.inf)}
@@ -161,6 +168,19 @@ def observation_from_row(row: Mapping[str, Any]) -> Observation:
         sweep=tuple(SweepPoint(**_known(SweepPoint, point)) for point in row["sweep"]),
         sweep_cost_joules=row["sweep_cost_joules"],
         overlapping=row["overlapping"],
+    )
+
+
+def stored_observation_from_row(row: Mapping[str, Any]) -> StoredObservation:
+    """Return a row of `observations` with the terms that it was made under."""
+    target, mode, max_epochs = row["target"], row["metric_mode"], row["max_epochs"]
+    known = target is not None and mode is not None and max_epochs is not None
+    return StoredObservation(
+        observation=observation_from_row(row),
+        terms=Terms(target, MetricMode(mode), max_epochs, row["eta"]) if known else None,
+        energy_joules=row["energy_joules"],
+        time_seconds=row["time_seconds"],
+        max_power_watts=row["max_power_watts"],
     )
 
 

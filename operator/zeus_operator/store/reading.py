@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from zeus_operator.optimizer.types import Observation
+from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
@@ -33,11 +34,12 @@ from zeus_operator.records import (
     RecurrenceState,
     RunRequestRecord,
 )
+from zeus_operator.relearning import StoredObservation, Terms, observations_under
 from zeus_operator.store.codec import (
     decision_from_text,
-    observation_from_row,
     profile_from_row,
     result_from_text,
+    stored_observation_from_row,
     utc,
 )
 from zeus_operator.store.models import (
@@ -244,16 +246,24 @@ def _with_attempts(
     )
 
 
-def observation_records(connection: Connection, learned_state_id: int) -> tuple[Observation, ...]:
-    """Return everything that was learned, in the order in which it was stored."""
+def stored_observations(
+    connection: Connection, where: ColumnElement[bool]
+) -> tuple[StoredObservation, ...]:
+    """Return what was learned, in the order in which it was stored, as it was stored."""
+    query = select(observations).where(where).order_by(observations.c.id)
     return tuple(
-        observation_from_row(dict(row))
-        for row in connection.execute(
-            select(observations)
-            .where(observations.c.learned_state_id == learned_state_id)
-            .order_by(observations.c.id)
-        ).mappings()
+        stored_observation_from_row(dict(row)) for row in connection.execute(query).mappings()
     )
+
+
+def _observations(
+    connection: Connection, job: JobRecord, learned_state_id: int
+) -> tuple[Observation, ...]:
+    """Return what was learned, as it reads under the job's present spec."""
+    stored = stored_observations(connection, observations.c.learned_state_id == learned_state_id)
+    if all(each.terms is None for each in stored):
+        return observations_under(stored, None)
+    return observations_under(stored, Terms.of_spec(JobPlanSpec.from_document(job.spec)))
 
 
 def _profile_records(connection: Connection, learned_state_id: int) -> tuple[ProfileRecord, ...]:
@@ -301,7 +311,7 @@ def job_facts(connection: Connection, job_id: int) -> JobFacts | None:
     return JobFacts(
         job=job,
         recurrences=_recurrences_of_facts(connection, job_id),
-        observations=observation_records(connection, learned_state_id),
+        observations=_observations(connection, job, learned_state_id),
         requests=request_records(connection, (run_requests.c.job_id == job_id) & request_is_open),
         profiles=_profile_records(connection, learned_state_id),
         last_ordinal=_last_ordinals(connection, learned_state_id),

@@ -26,6 +26,7 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RunRequestRecord,
 )
+from zeus_operator.relearning import StoredObservation
 from zeus_operator.store import jobs as job_steps
 from zeus_operator.store import reading, steps
 from zeus_operator.store import requests as request_steps
@@ -33,7 +34,7 @@ from zeus_operator.store.connection import Database, StoreError, StoreUnavailabl
 from zeus_operator.store.fencing import Fence, FencedOut, next_epoch
 from zeus_operator.store.locks import JobBusy, JobLock
 from zeus_operator.store.migrate import current_revision, migrate
-from zeus_operator.store.models import jobs, recurrences
+from zeus_operator.store.models import jobs, observations, recurrences
 
 __all__ = ["FencedOut", "JobBusy", "JobLock", "Store", "StoreError", "StoreUnavailable"]
 
@@ -304,8 +305,18 @@ class Store:
         return self._database.read(lambda c: reading.recurrence_records(c, where, limit))
 
     def observations(self, job_id: int) -> tuple[Observation, ...]:
-        """Return what the job and its earlier incarnations have learned, in order."""
+        """Return what the job and its earlier incarnations have learned, in order.
+
+        It is what that says under the job's present spec; `stored_observations` is what was
+        stored.
+        """
         return self.facts(job_id).observations
+
+    def stored_observations(self, job_id: int) -> tuple[StoredObservation, ...]:
+        """Return what was learned, each with the terms that it was learned under, in order."""
+        learned = select(jobs.c.learned_state_id).where(jobs.c.id == job_id).scalar_subquery()
+        where = observations.c.learned_state_id == learned
+        return self._database.read(lambda c: reading.stored_observations(c, where))
 
     # Actions -------------------------------------------------------------
 

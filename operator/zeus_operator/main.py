@@ -46,6 +46,7 @@ from zeus_operator.world import Key, Resource, World
 
 TICK_SECONDS = 0.25
 _STORE_RETRY_SECONDS = 2.0
+_STORE_ASKED_SECONDS = 10.0
 # A reconcile that fails is repeated by the queue; its thread must be free for others meanwhile.
 _STORE_PAUSES_SECONDS = (0.05, 0.2, 0.5)
 
@@ -113,9 +114,11 @@ class Operator:
         health = HealthServer(self._vitals(), self._metrics.registry, store=self._ping)
         self.port = await health.start(self._settings.http_host, self._settings.http_port)
         _log.info("health and metrics on port %d; waiting for the Lease", self.port)
+        pings = asyncio.ensure_future(self._keep_asking_store())
         try:
             await self._elector.run(self._lead)
         finally:
+            pings.cancel()
             await health.stop()
             self._store.close()
 
@@ -247,6 +250,12 @@ class Operator:
         except (KubeError, StoreError) as error:
             _log.warning("resync: %s; the next one is in due time", error)
 
+    async def _keep_asking_store(self) -> None:
+        """Know whether the store answers also where nobody asks for readiness: for the metric."""
+        while True:
+            await self._ping.refresh()
+            await asyncio.sleep(_STORE_ASKED_SECONDS)
+
     def _ask_store(self) -> str:
         try:
             self._store.ping()
@@ -324,6 +333,8 @@ def set_up_logging(log_format: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in ("kopf", "urllib3", "alembic", "asyncio", "aiohttp"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Its one warning is that it leaves signals to us.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 def run(

@@ -143,7 +143,7 @@ class Metrics:
         for reason in REASONS:  # so that a rate is 0 before the first, and not absent
             self._errors.labels(reason)
         self._watch = Gauge(
-            "zeus_operator_watch_last_event_age_seconds",
+            "zeus_operator_watch_proof_age_seconds",
             "Time since the last proof that the watch lives",
             ("resource",),
             registry=r,

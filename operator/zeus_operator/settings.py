@@ -34,7 +34,7 @@ class OperatorSettings:
     database_url: str = field(repr=False)  # holds a password
     identity: str
     watch_namespaces: tuple[str, ...] = ()
-    lease_namespace: str = "default"
+    lease_namespace: str = "zeus-system"
     lease_name: str = "zeus-operator"
     lease_times: LeaseTimes = field(default_factory=LeaseTimes)
     http_host: str = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
@@ -243,7 +243,7 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("workers", "threads that reconcile, 1 to 64", _integer(1, 64)),
     _variable(
         "resync_seconds",
-        "every job is looked at again so often, 10 to 86400",
+        "the cluster is compared with the store and the watches so often, 10 to 86400",
         _number(10, 86_400, "seconds"),
     ),
     _variable(

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -144,8 +144,9 @@ class StatusWriter:
             name=seen.zeusjob.key.name,
             uid=seen.zeusjob.uid,
         )
-        self._project(seen.zeusjob, view)
-        self._metrics.jobs.show(seen.zeusjob.key, history.series)
+        status = self._project(seen.zeusjob, view)
+        series = replace(history.series, converged=_is_converged(status))
+        self._metrics.jobs.show(seen.zeusjob.key, series)
 
     def invalid(
         self,
@@ -204,17 +205,18 @@ class StatusWriter:
         """Return the status as it is: our own last write, which the cache may not show yet."""
         return self._written.get(zeusjob.uid) or zeusjob.contents()[1]
 
-    def _project(self, zeusjob: ZeusJobObject, view: StatusView) -> None:
+    def _project(self, zeusjob: ZeusJobObject, view: StatusView) -> dict[str, Any]:
         status = project(view)
         self._apply(zeusjob, view.previous, status)
         notes = events_of(view, status, newer_than=view.now - _EVENT_AGE)
         fresh = [note for note in notes if self._said.get(note.name) is None]
         if not fresh:
-            return
+            return status
         self._checkpoint(ClusterCheckpoint.BEFORE_POST_EVENTS)
         for note in fresh:
             self._post(zeusjob, note)
         self._checkpoint(ClusterCheckpoint.AFTER_POST_EVENTS)
+        return status
 
     def _apply(
         self, zeusjob: ZeusJobObject, previous: Mapping[str, Any], status: dict[str, Any]
@@ -274,6 +276,13 @@ class StatusWriter:
         made = _History(mark, summary, series_of(recurrences, summary))
         self._histories.put(job.uid, made)
         return made
+
+
+def _is_converged(status: Mapping[str, Any]) -> bool:
+    return any(
+        each["type"] == "Converged" and each["status"] == "True"
+        for each in status.get("conditions") or ()
+    )
 
 
 def series_of(recurrences: tuple[RecurrenceRecord, ...], summary: HistorySummary) -> JobSeries:

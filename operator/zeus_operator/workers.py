@@ -108,6 +108,7 @@ class Workers:
             moment = self._work.reconcile(key)
         except _FATAL as error:
             self.fatal = self.fatal or error
+            self._metrics.reconcile_failed("fenced_out")
             self._queue.shut_down()
         except Exception as error:
             self._failed(key, error)

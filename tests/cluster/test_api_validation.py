@@ -314,7 +314,7 @@ def test_the_definition_fits_into_the_annotation_of_a_client_side_apply(
 # Who may do it -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", ["rbac.yaml", "rbac-namespaced.yaml"])
+@pytest.mark.parametrize("file", ["rbac.yaml", "namespaced/rbac.yaml"])
 def test_the_operator_may_do_its_work_and_no_more(cluster: ControlPlane, file: str) -> None:
     for namespace in ("team-a", "team-b", "other"):
         if not cluster.kubectl("get", "ns", namespace, "--ignore-not-found"):

@@ -34,7 +34,7 @@ def test_postgresql_is_killed_while_a_run_goes_on(
     gate.open()  # the run ends while nobody can store that
     zeusjobs.wait_for_condition("job", "Ready", "False", "StoreUnavailable")
     assert operator.get("/healthz")[0] == 200, "a restart would not heal the database"
-    assert operator.get("/readyz")[0] == 503
+    eventually(lambda: operator.get("/readyz")[0] == 503, "it is not ready")
     own_postgres.start()
 
     zeusjobs.wait_for_runs("job", 2)

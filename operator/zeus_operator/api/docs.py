@@ -48,7 +48,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "crds/zeusjobs.yaml": _crd,
     "deploy/admission-policy.yaml": _policy,
     "deploy/rbac.yaml": _rbac,
-    "deploy/rbac-namespaced.yaml": _rbac_namespaced,
+    "deploy/namespaced/rbac.yaml": _rbac_namespaced,
 }
 """Each generated file, by its path in the repository."""
 

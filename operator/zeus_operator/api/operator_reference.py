@@ -210,7 +210,9 @@ def _families() -> Iterator[Metric]:
     metrics = Metrics()
     metrics.read_watch("zeusjobs", lambda: None)
     # With all that `status_writer.series_of` fills in.
-    series = JobSeries({"": 1}, {"": 1}, {"": 1}, saved_ratios={"": 0.0}, batch_size=1)
+    series = JobSeries(
+        {"": 1}, {"": 1}, {"": 1}, saved_ratios={"": 0.0}, batch_size=1, converged=True
+    )
     metrics.jobs.show(("", ""), series)
     for family in metrics.registry.collect():
         if family.samples and not family.name.startswith("process_"):

@@ -20,7 +20,7 @@ from zeus_operator.store.models import (
     run_requests,
 )
 from zeus_operator.store.reading import job_record, select_incarnations, select_jobs
-from zeus_operator.store.requests import cancel_all
+from zeus_operator.store.requests import cancel_all, erase_history
 from zeus_runtime.protocol import Outcome
 
 
@@ -109,6 +109,8 @@ def apply_job(
     found = _living(connection, learned_state_id)
     if found is not None and found.uid != uid and not is_same_incarnation:
         delete_job(connection, found.id, now)
+        if found.spec.get("deletionPolicy") == "Delete":
+            erase_history(connection, learned_state_id)
         found = None
     if found is None:
         connection.execute(

@@ -101,7 +101,7 @@ class Store:
         self._database.write(migrate)
 
     def ping(self) -> None:
-        """Look, once, whether the server answers and knows the schema.
+        """Look, once, whether the server answers.
 
         Raises:
             StoreError: it does not.

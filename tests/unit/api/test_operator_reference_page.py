@@ -60,7 +60,7 @@ def test_every_annotation_and_label_is_listed(name: str) -> None:
 
 def test_metrics_are_listed_with_their_labels_and_the_reasons_of_errors() -> None:
     assert row_of("zeus_operator_reconcile_errors_total")[1:3] == ["counter", "`reason`"]
-    assert row_of("zeus_operator_watch_last_event_age_seconds")[2] == "`resource`"
+    assert row_of("zeus_operator_watch_proof_age_seconds")[2] == "`resource`"
     assert row_of("zeus_operator_attempts_total")[2] == "`namespace`, `job`, `outcome`"
     assert row_of("zeus_operator_reconcile_seconds")[1:3] == ["histogram", ""]
     assert "process_cpu" not in PAGE

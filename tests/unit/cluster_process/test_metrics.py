@@ -152,6 +152,6 @@ def test_the_state_of_the_process_is_read_at_each_scrape() -> None:
         "zeus_operator_store_up": (0, 1),
     }
     assert {name: (before[name], after[name]) for name in names} == names
-    age = "zeus_operator_watch_last_event_age_seconds[('resource', 'zeusjobs')]"
+    age = "zeus_operator_watch_proof_age_seconds[('resource', 'zeusjobs')]"
     assert math.isnan(before[age])
     assert after[age] == 4

@@ -19,13 +19,19 @@ _names = itertools.count(1)
 
 
 def seen(
-    store: Store, uid: str, *, namespace_uid: str = "ns-1", name: str = "digits", second: float = 0
+    store: Store,
+    uid: str,
+    *,
+    namespace_uid: str = "ns-1",
+    name: str = "digits",
+    second: float = 0,
+    **spec: str,
 ) -> JobRecord:
     """Store a ZeusJob object with this uid."""
     return store.apply_job(
         "default",
         name,
-        spec_document(),
+        {**spec_document(), **spec},
         manifest_path="",
         policy="structured",
         seed=1,
@@ -67,6 +73,12 @@ class TestNamespaces:
         assert len(store.observations(back.id)) == 1
         assert store.facts(back.id).last_ordinal == {LEARNED: 1}
         assert store.incarnation_uids(back.id) == ("job-1", "job-2")
+
+    def test_with_deletion_policy_delete_a_job_made_anew_begins_anew(self, store: Store) -> None:
+        """Nobody saw the deletion: the new incarnation is what shows it."""
+        learn(store, seen(store, "job-1", deletionPolicy="Delete"))
+        back = seen(store, "job-2", deletionPolicy="Delete")
+        assert (store.observations(back.id), store.history(back.id)) == ((), ())
 
     def test_while_both_live_each_is_found_by_uid_and_the_newest_by_name(
         self, store: Store

@@ -213,6 +213,8 @@ def idle(count: int, folder: Path) -> list[Figure]:
         ready = time.monotonic() - begin
         wait_for("all are seen to again", lambda: depth(again) == 0, 1800.0, pause=5.0)
         before = writes(api)
+        if sum(before.values()) < count:
+            raise SystemExit("the API server's count of writes can't be read")
         time.sleep(QUIET_SECONDS)
         written = sum(writes(api).values()) - sum(before.values())
         memory = resident_megabytes(again)

@@ -105,11 +105,9 @@ class Intake:
                 now=self._clock(),
                 uid=seen.uid,
                 namespace_uid=self._namespace_uid(seen.key.namespace),
+                wants_runs=True,
             )
             self._checkpoint(ClusterCheckpoint.JOB_APPLIED)
-        if found.spec.runs is not None or seen.generation > 1:
-            self._store.want_runs(job.id, found.spec.runs, self._clock())
-            self._checkpoint(ClusterCheckpoint.REQUEST_STORED)
         known = _Known(seen.generation, job.id)
         with self._lock:
             self._known[seen.uid] = known

@@ -199,7 +199,12 @@ class KubeClient:
             raise _failure(response.status, response.data)
         if not response.data:
             return {}
-        found: Object = json.loads(response.data)
+        try:
+            found: Object = json.loads(response.data)
+        except ValueError:
+            raise KubeUnavailable(
+                response.status, "", "what answers is not the API server: it sends no JSON"
+            ) from None
         return found
 
 
@@ -220,7 +225,7 @@ def _failure(status: int, data: bytes) -> KubeError:
         return kind(status, reason, message)
     if status in (408, 429) or status >= 500:
         return KubeUnavailable(status, reason, message)
-    if status in (400, 403, 422):
+    if status in (400, 403, 413, 422):
         return Refused(status, reason, message)
     return KubeError(status, reason, message)
 

@@ -169,8 +169,8 @@ class Operator:
             self._workers.start()
             await self._oversee(self._workers, self._watches, resync)
         finally:
-            await asyncio.to_thread(self._workers.stop)
-            await asyncio.to_thread(self._watches.stop)
+            stops = (self._workers.stop, self._watches.stop)
+            await asyncio.gather(*map(asyncio.to_thread, stops))
 
     def _enqueue(self, key: Key, is_first_list: bool) -> None:
         # Ten thousand idle jobs of the first list wait behind whoever needs something now.
@@ -189,7 +189,9 @@ class Operator:
             await asyncio.sleep(_STORE_RETRY_SECONDS)
 
     def _take_epoch(self) -> Store:
+        self._elector.check()
         self._store.migrate()
+        self._elector.check()  # it may have taken long
         return self._store.lead(
             self._settings.identity,
             self._clock(),
@@ -343,7 +345,8 @@ def run(
     """Run a replica and return the exit code: 0 after a signal, 1 if it must be started again."""
     try:
         replica = operator or Operator(settings, lambda: load_configuration(kubeconfig))
-        asyncio.run(serve(replica))
+        # Not `asyncio.run`: it would wait for threads that hang in a request.
+        asyncio.new_event_loop().run_until_complete(serve(replica))
     except (LeadershipLost, FencedOut, OperatorFailed, WatchStalled, StoreError, OSError) as error:
         _log.error("%s", error)
         return 1
@@ -372,7 +375,7 @@ def main(kubeconfig: str | None, **flags: str | None) -> None:
             f"no way to the API server: {error}; give --kubeconfig"
         ) from None
     code = run(settings, kubeconfig)
-    # Threads that hang in a request must not keep a process alive that has given up its Lease.
+    # Threads that hang in a request must not keep a process that has given up its Lease alive.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)

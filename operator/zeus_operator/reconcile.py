@@ -48,7 +48,7 @@ from zeus_operator.records import (
     RecurrenceState,
 )
 from zeus_operator.status_writer import Seen, StatusWriter
-from zeus_operator.store.store import Store, StoreUnavailable
+from zeus_operator.store.store import Store
 from zeus_operator.world import Key, World, ZeusJobObject
 from zeus_runtime.protocol import ProtocolError
 
@@ -125,7 +125,6 @@ class Reconciler:
         refusal = self._dry_run(seen, taken, facts)
         may_start = not taken.problems and refusal is None and not taken.reset_waits
         facts, found, wait = self._work(facts, may_start=may_start)
-        self._prune(facts)
         first = next(iter(found.refusals.values()), None)
         self._writer.write(
             Seen(
@@ -139,17 +138,20 @@ class Reconciler:
                 taken.reset_waits,
             )
         )
+        self._executor.forget_gone(facts)
+        self._prune(facts)
         if refused := refusal or first:
             raise TryLater(refused[1])
         if found.not_gone:
             raise TryLater(found.not_gone[0])
         return wait.until
 
-    def explain(self, key: Key, error: StoreUnavailable) -> None:
+    def explain(self, key: Key) -> None:
         """Tell the user that the store is away: it is why nothing goes on."""
         seen = self._world.zeusjob(key)
         if seen is not None:
-            self._writer.store_away(seen, str(error))
+            # Not the error's words: they say where the database is, and differ each time.
+            self._writer.store_away(seen, "the operator's database does not answer")
 
     # Deletion ------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class Reconciler:
         self._intake.forget(job.uid)
         self._accepted.pop(job.uid, None)
         self._writer.forget(job)
+        self._world.forget_gone_pods(Key(job.namespace, job.name), ())
 
     # The child that would be created --------------------------------------------
 
@@ -223,8 +226,6 @@ class Reconciler:
             stored = self._store.record_child(attempt.id, uid, view.executions, self._clock())
             self._checkpoint(ClusterCheckpoint.AFTER_RECORD_END)
             facts = with_attempt(facts, stored)
-            if is_over:
-                self._executor.forget(facts.job, attempt)
             has_ended |= is_over
         return facts, has_ended
 

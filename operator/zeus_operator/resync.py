@@ -139,16 +139,25 @@ class Resync:
             KubeError: a list can't be had.
             StoreError: the store can't be asked.
         """
+        # Before the lists: what appears while they are made is in the cache and not in them.
+        known = {resource: self._world.versions(resource) for resource in Resource}
         listed = {resource: self._lister.list(resource) for resource in Resource}
         self._check_watches(listed)
+        self._forget_absent(known, listed)
         present = {item.uid: item.key for item in listed[Resource.ZEUSJOBS]}
-        for key in self._world.zeusjobs():
-            seen = self._world.zeusjob(key)
-            if seen is not None and seen.uid not in present:
-                self._world.forget_zeusjob(key, seen.uid)
-                self._enqueue(key)
         self._compare_store(present, served)
-        self._store.purge_learned_states(self._clock() - self._retention)
+        now = self._clock()
+        self._store.purge_learned_states(now - self._retention, now)
+
+    def _forget_absent(
+        self, known: dict[Resource, dict[str, str]], listed: dict[Resource, list[Listed]]
+    ) -> None:
+        """Drop from the cache what the API server has no more: its deletion was never shown."""
+        for resource, items in listed.items():
+            for uid in known[resource].keys() - {item.uid for item in items}:
+                key = self._world.forget(resource, uid)
+                if key is not None:
+                    self._enqueue(key)
 
     def _check_watches(self, listed: dict[Resource, list[Listed]]) -> None:
         behind: dict[tuple[Resource, str], str] = {}

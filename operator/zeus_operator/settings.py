@@ -243,8 +243,8 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("workers", "threads that reconcile, 1 to 64", _integer(1, 64)),
     _variable(
         "resync_seconds",
-        "the cluster is compared with the store and the watches so often, 10 to 86400",
-        _number(10, 86_400, "seconds"),
+        "the cluster is compared with the store and the watches so often, 10 to 600",
+        _number(10, 600, "seconds"),
     ),
     _variable(
         "absence_confirm_seconds",

@@ -115,7 +115,8 @@ class StatusWriter:
         self._metrics = metrics
         self._clock = clock
         self._checkpoint = checkpoint
-        self._written: _Recent[dict[str, Any]] = _Recent(_REMEMBERED)  # status by uid
+        # By uid: the status that we have written last, and its resourceVersion.
+        self._written: _Recent[tuple[dict[str, Any], str]] = _Recent(_REMEMBERED)
         self._histories: _Recent[_History] = _Recent(_REMEMBERED)  # by uid
         self._said: _Recent[bool] = _Recent(_EVENTS_REMEMBERED)  # names of Events
 
@@ -203,7 +204,10 @@ class StatusWriter:
 
     def _previous(self, zeusjob: ZeusJobObject) -> dict[str, Any]:
         """Return the status as it is: our own last write, which the cache may not show yet."""
-        return self._written.get(zeusjob.uid) or zeusjob.contents()[1]
+        written = self._written.get(zeusjob.uid)
+        if written is None or not _is_older(zeusjob.resource_version, written[1]):
+            return zeusjob.contents()[1]
+        return written[0]
 
     def _project(self, zeusjob: ZeusJobObject, view: StatusView) -> dict[str, Any]:
         status = project(view)
@@ -234,10 +238,10 @@ class StatusWriter:
         }
         path = path_of(names.API_VERSION, names.PLURAL, key.namespace, key.name, "status")
         try:
-            self._client.apply(path, body, names.FIELD_MANAGER)
+            answer = self._client.apply(path, body, names.FIELD_MANAGER)
         except NotFound:
             return  # deleted meanwhile
-        self._written.put(zeusjob.uid, status)
+        self._written.put(zeusjob.uid, (status, str(answer["metadata"]["resourceVersion"])))
         self._checkpoint(ClusterCheckpoint.AFTER_PROJECT_STATUS)
 
     # Events --------------------------------------------------------------------
@@ -276,6 +280,11 @@ class StatusWriter:
         made = _History(mark, summary, series_of(recurrences, summary))
         self._histories.put(job.uid, made)
         return made
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Whether one resourceVersion is before another; they are numbers of one counter."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)
 
 
 def _is_converged(status: Mapping[str, Any]) -> bool:

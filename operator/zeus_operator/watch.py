@@ -50,7 +50,9 @@ class Watches:
         self._enqueue = enqueue
         self._configuration = configuration
         self._namespaces = namespaces
-        self._stop = threading.Event()
+        self._stop = threading.Event()  # kopf waits for it
+        self._is_asked = False
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
         self.failure: BaseException | None = None
 
@@ -60,30 +62,38 @@ class Watches:
 
     def stop(self) -> None:
         """End the watches and wait for that, but not for ever."""
+        self._is_asked = True
         self._stop.set()
-        self._thread.join(_STOP_SECONDS)
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_SECONDS)
 
     @property
     def alive(self) -> bool:
         """Whether kopf still runs; it gives up by itself on errors that it does not expect."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._has_ended
 
     def _run(self) -> None:
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=self._registry(),
-                    settings=_settings(),
-                    standalone=True,  # our Lease decides who leads, not kopf's peering
-                    clusterwide=not self._namespaces,
-                    namespaces=list(self._namespaces),
-                    stop_flag=self._stop,
-                )
-            )
+            asyncio.run(self._watch())
         except BaseException as error:
             self.failure = error
-            if not self._stop.is_set():
+            if not self._is_asked:
                 _log.exception("the watches have failed")
+
+    async def _watch(self) -> None:
+        try:
+            await kopf.operator(
+                registry=self._registry(),
+                settings=_settings(),
+                standalone=True,  # our Lease decides who leads, not kopf's peering
+                clusterwide=not self._namespaces,
+                namespaces=list(self._namespaces),
+                stop_flag=self._stop,
+            )
+        finally:
+            self._has_ended = True
+            # Else the loop waits for ever for kopf's thread that waits for the flag.
+            self._stop.set()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

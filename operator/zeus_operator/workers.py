@@ -20,7 +20,7 @@ from zeus_operator.store.store import StoreError, StoreUnavailable
 from zeus_operator.workqueue import WorkQueue
 from zeus_operator.world import Key
 
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 10.0
 _FATAL = (FencedOut, LeadershipLost)
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Work(Protocol):
     def reconcile(self, key: Key) -> datetime | None:
         """Bring it further; returns when to look again."""
 
-    def explain(self, key: Key, error: StoreUnavailable) -> None:
+    def explain(self, key: Key) -> None:
         """Tell the user that the store is away; must not raise for that."""
 
 
@@ -74,7 +74,8 @@ class Workers:
         self._queue.shut_down()
         deadline = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def states(self) -> list[WorkerState]:
         """Return what each thread does."""
@@ -117,9 +118,9 @@ class Workers:
             self._queue.forget(key)
 
     def _failed(self, key: Key, error: Exception) -> None:
-        if isinstance(error, StoreUnavailable):
-            self._work.explain(key, error)
         seconds = self._queue.retry(key)
+        if isinstance(error, StoreUnavailable):
+            self._work.explain(key)
         reason = _reason(error)
         self._metrics.reconcile_failed(reason)
         if reason == "internal":

@@ -12,12 +12,12 @@ import threading
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zeus_operator import names
-from zeus_operator.executors.pods import project_job, project_pod
+from zeus_operator.executors.pod_fields import GONE_MARK, project_job, project_pod
 
 Object = dict[str, Any]
 
@@ -89,6 +89,7 @@ class _Watched:
     """Bookkeeping of one resource: what was seen, and when something last proved it alive."""
 
     versions: dict[str, str] = field(default_factory=dict)  # uid -> resourceVersion
+    keys: dict[str, Key] = field(default_factory=dict)  # uid -> whose it is
     last_event: float | None = None
     last_proof: float | None = None
 
@@ -123,23 +124,25 @@ class World:
         with self._lock:
             watched = self._watched[resource]
             watched.last_event = watched.last_proof = self._clock()
+            key = _key_of(resource, metadata)
             if kind == _DELETED:
                 watched.versions.pop(metadata["uid"], None)
+                watched.keys.pop(metadata["uid"], None)
             else:
                 watched.versions[metadata["uid"]] = str(metadata.get("resourceVersion") or "")
-            if resource is Resource.ZEUSJOBS:
-                return self._zeusjob(kind, body)
-            owner = (metadata.get("labels") or {}).get(names.LABEL_JOB)
-            if not owner:
+                if key is not None:
+                    watched.keys[metadata["uid"]] = key
+            if key is None:
                 return None
-            key = Key(metadata["namespace"], owner)
-            if resource is Resource.JOBS:
+            if resource is Resource.ZEUSJOBS:
+                self._zeusjob(kind, body)
+            elif resource is Resource.JOBS:
                 self._child(key, kind, body)
             else:
                 self._pod(key, kind, body)
             return key
 
-    def _zeusjob(self, kind: str | None, body: Mapping[str, Any]) -> Key:
+    def _zeusjob(self, kind: str | None, body: Mapping[str, Any]) -> None:
         found = ZeusJobObject.of(body)
         if kind == _DELETED:
             known = self._zeusjobs.get(found.key)
@@ -150,7 +153,6 @@ class World:
                 self._deleted.pop(next(iter(self._deleted)))
         else:
             self._zeusjobs[found.key] = found
-        return found.key
 
     def _child(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> None:
         name = body["metadata"]["name"]
@@ -170,7 +172,7 @@ class World:
         if kind != _DELETED:
             self._pods[key][uid] = pod
         elif uid in self._pods[key]:
-            self._pods[key][uid] = {**pod, "gone": True}
+            self._pods[key][uid] = {**pod, GONE_MARK: True}
 
     def note_child(self, key: Key, body: Mapping[str, Any]) -> None:
         """Take in a child that the API server has just returned, ahead of its watch event."""
@@ -180,28 +182,52 @@ class World:
                 self._children[key][body["metadata"]["name"]] = project_job(body)
 
     def forget_child(self, key: Key, uid: str) -> None:
-        """Drop a child that the API server does not have: its deletion was missed."""
+        """Drop a child that the API server does not have."""
         with self._lock:
-            stale = [n for n, c in self._children[key].items() if c["metadata"]["uid"] == uid]
-            for name in stale:
-                del self._children[key][name]
+            self._forget_child(key, uid)
 
-    def forget_zeusjob(self, key: Key, uid: str) -> None:
-        """Drop a ZeusJob that the API server does not have: its deletion was missed."""
+    def forget(self, resource: Resource, uid: str) -> Key | None:
+        """Take in that the API server has no such object: its deletion was missed.
+
+        Returns:
+            Whose it was; None: nobody's.
+        """
         with self._lock:
-            known = self._zeusjobs.get(key)
-            if known is not None and known.uid == uid:
-                del self._zeusjobs[key]
-                self._watched[Resource.ZEUSJOBS].versions.pop(uid, None)
+            watched = self._watched[resource]
+            watched.versions.pop(uid, None)
+            key = watched.keys.pop(uid, None)
+            if key is None:
+                return None
+            if resource is Resource.ZEUSJOBS:
+                known = self._zeusjobs.get(key)
+                if known is not None and known.uid == uid:
+                    del self._zeusjobs[key]
+            elif resource is Resource.JOBS:
+                self._forget_child(key, uid)
+            elif uid in self._pods.get(key, {}):
+                self._pods[key][uid] = {**self._pods[key][uid], GONE_MARK: True}
+            return key
 
-    def forget_pods(self, key: Key, uids: Iterable[str]) -> None:
-        """Drop pods that are gone and whose end is stored."""
+    def _forget_child(self, key: Key, uid: str) -> None:
+        children = self._children.get(key, {})
+        for name in [n for n, child in children.items() if child["metadata"]["uid"] == uid]:
+            del children[name]
+        if not children:
+            self._children.pop(key, None)
+
+    def forget_gone_pods(self, key: Key, keep: Collection[tuple[int, int]]) -> None:
+        """Drop the pods that are gone, but for those of the attempts in `keep`.
+
+        Args:
+            keep: recurrence id and attempt number of what is not at its end.
+        """
+        wanted = {(str(recurrence_id), str(attempt)) for recurrence_id, attempt in keep}
         with self._lock:
             pods = self._pods.get(key)
             if pods is None:
                 return
-            for uid in uids:
-                if uid in pods and pods[uid].get("gone"):
+            for uid, pod in list(pods.items()):
+                if pod.get(GONE_MARK) and _run_of(pod) not in wanted:
                     del pods[uid]
             if not pods:
                 del self._pods[key]
@@ -242,11 +268,7 @@ class World:
         """Return the pods of an attempt, those that are gone included."""
         wanted = (str(recurrence_id), str(attempt))
         with self._lock:
-            return tuple(
-                pod
-                for pod in self._pods.get(key, {}).values()
-                if _labels(pod, names.LABEL_RECURRENCE, names.LABEL_ATTEMPT) == wanted
-            )
+            return tuple(pod for pod in self._pods.get(key, {}).values() if _run_of(pod) == wanted)
 
     # Is it whole and alive? ----------------------------------------------------
 
@@ -272,6 +294,15 @@ class World:
         return None if moment is None else max(0.0, self._clock() - moment)
 
 
-def _labels(body: Mapping[str, Any], *wanted: str) -> tuple[str | None, ...]:
-    labels = body["metadata"].get("labels") or {}
-    return tuple(labels.get(name) for name in wanted)
+def _run_of(pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return recurrence and attempt of a pod."""
+    labels = pod["metadata"].get("labels") or {}
+    return labels.get(names.LABEL_RECURRENCE), labels.get(names.LABEL_ATTEMPT)
+
+
+def _key_of(resource: Resource, metadata: Mapping[str, Any]) -> Key | None:
+    """Return whose an object is; None: nobody's."""
+    if resource is Resource.ZEUSJOBS:
+        return Key(metadata["namespace"], metadata["name"])
+    owner = (metadata.get("labels") or {}).get(names.LABEL_JOB)
+    return Key(metadata["namespace"], owner) if owner else None

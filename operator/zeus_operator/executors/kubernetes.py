@@ -23,6 +23,7 @@ from zeus_operator.executors.checkpoints import (
     no_cluster_checkpoint,
 )
 from zeus_operator.executors.child import ChildSettings, build_child, dry_run_child, owned_by
+from zeus_operator.executors.pod_fields import GONE_MARK
 from zeus_operator.executors.pods import ChildPhase, ChildView, child_view, finished_times
 from zeus_operator.executors.pruning import FinishedChild, surplus
 from zeus_operator.kube import AlreadyExists, KubeClient, NotFound, path_of
@@ -108,20 +109,29 @@ class KubernetesExecutor:
         key = Key(job.namespace, job.name)
         child = self._world.child(key, attempt.child_name)
         if child is None or child["metadata"]["uid"] != attempt.child_uid:
-            child = self._get(job.namespace, attempt.child_name)
-            if child is None or child["metadata"]["uid"] != attempt.child_uid:
-                self._world.forget_child(key, attempt.child_uid)
-                child = None
+            child = self._live(job, attempt)
         pods: tuple[Mapping[str, Any], ...] = self._world.pods(
             key, attempt.recurrence_id, attempt.number
         )
         now = self._clock()
         container = _container(job)
         view = child_view(child, pods, container, now)
+        if child is not None and _shows_a_new_end(view, attempt):
+            # The watches of Jobs and pods are two: why a pod has ended may not be shown yet.
+            child = self._live(job, attempt)
+            view = child_view(child, pods, container, now)
         if child is None or view.is_finished:
             pods = self._all_pods(job, attempt, pods)
             view = child_view(child, pods, container, now)
         return replace(view, executions=_with_absent(view, attempt, pods, now))
+
+    def _live(self, job: JobRecord, attempt: AttemptRecord) -> Object | None:
+        """Return the child as the API server has it; None: it is gone, from the cache as well."""
+        child = self._get(job.namespace, attempt.child_name)
+        if child is None or child["metadata"]["uid"] != attempt.child_uid:
+            self._world.forget_child(Key(job.namespace, job.name), attempt.child_uid)
+            return None
+        return child
 
     def stop(self, job: JobRecord, attempt: AttemptRecord) -> None:
         """Ask the child to end: its pods get SIGTERM and their grace period."""
@@ -131,11 +141,15 @@ class KubernetesExecutor:
         self._client.delete(path, uid=attempt.child_uid, propagation="Foreground")
         self._checkpoint(ClusterCheckpoint.AFTER_STOP_CHILD)
 
-    def forget(self, job: JobRecord, attempt: AttemptRecord) -> None:
-        """Drop the pods that are gone of an attempt whose end is stored."""
-        self._world.forget_pods(
-            Key(job.namespace, job.name), [execution.uid for execution in attempt.executions]
-        )
+    def forget_gone(self, facts: JobFacts) -> None:
+        """Drop the pods that are gone of all attempts whose end is stored."""
+        running = [
+            (recurrence.id, attempt.number)
+            for recurrence in facts.recurrences
+            for attempt in recurrence.attempts
+            if attempt.state is not AttemptState.ENDED
+        ]
+        self._world.forget_gone_pods(Key(facts.job.namespace, facts.job.name), running)
 
     def surplus(self, facts: JobFacts) -> tuple[FinishedChild, ...]:
         """Return the finished children beyond the history limits whose results are stored."""
@@ -156,7 +170,10 @@ class KubernetesExecutor:
             uid, name = metadata["uid"], metadata["name"]
             if uid not in times or labels.get(names.LABEL_JOB_UID) != job.uid:
                 continue
-            recurrence_id = int(labels.get(names.LABEL_RECURRENCE, "0"))
+            text = labels.get(names.LABEL_RECURRENCE, "")
+            if not text.isdigit():
+                continue  # somebody has changed it: not ours any more
+            recurrence_id = int(text)
             # Facts hold the newest recurrences only: what is older has long been closed.
             is_old = recurrence_id < oldest_id and recurrence_id not in open_ids
             if name in closed or is_old:
@@ -220,7 +237,7 @@ class KubernetesExecutor:
         path = path_of(*_PODS, namespace=job.namespace)
         live = list(self._client.items(path, {"labelSelector": selector}))
         uids = {pod["metadata"]["uid"] for pod in live}
-        gone = [{**pod, "gone": True} for pod in seen if pod["metadata"]["uid"] not in uids]
+        gone = [{**pod, GONE_MARK: True} for pod in seen if pod["metadata"]["uid"] not in uids]
         return (*gone, *live)
 
 
@@ -228,11 +245,16 @@ def _container(job: JobRecord) -> str:
     return training_container(ZeusJobSpec.model_validate(job.spec)).name
 
 
+def _shows_a_new_end(view: ChildView, attempt: AttemptRecord) -> bool:
+    stored = {each.uid for each in attempt.executions if each.ended_at is not None}
+    return any(each.ended_at is not None and each.uid not in stored for each in view.executions)
+
+
 def _with_absent(
     view: ChildView, attempt: AttemptRecord, pods: Sequence[Mapping[str, Any]], now: datetime
 ) -> tuple[ExecutionRecord, ...]:
     """Return the executions of `view`, ended where their pod is gone without a known end."""
-    gone = {pod["metadata"]["uid"] for pod in pods if pod.get("gone")}
+    gone = {pod["metadata"]["uid"] for pod in pods if pod.get(GONE_MARK)}
     found = [
         _ended(each, view, now) if each.uid in gone and each.ended_at is None else each
         for each in view.executions

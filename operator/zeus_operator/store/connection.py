@@ -60,6 +60,11 @@ def open_engine(url: str, *, pool_size: int = 4) -> Engine:
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            # A host that is gone without a word is noticed in seconds, not in hours.
+            "keepalives_idle": 5,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
             "application_name": f"zeus-operator pid {os.getpid()}",
             # Server-side prepared statements do not survive PgBouncer's transaction mode.
             "prepare_threshold": None,
@@ -105,8 +110,10 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The database's URL for messages, without its password."""
-        return self.engine.url.render_as_string()
+        """Where the database is, for messages: nothing that is secret, in whatever form."""
+        url = self.engine.url
+        host = url.host or url.query.get("host") or "its socket"
+        return f"{host}{f':{url.port}' if url.port else ''}/{url.database}"
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction.

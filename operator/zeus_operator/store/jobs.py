@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
@@ -20,8 +20,10 @@ from zeus_operator.store.models import (
     run_requests,
 )
 from zeus_operator.store.reading import job_record, select_incarnations, select_jobs
-from zeus_operator.store.requests import cancel_all, erase_history
+from zeus_operator.store.requests import cancel_all, erase_history, want_runs
 from zeus_runtime.protocol import Outcome
+
+CLOCKS_AGREE = timedelta(hours=1)
 
 
 def find_job(connection: Connection, namespace: str, name: str) -> JobRecord | None:
@@ -82,6 +84,7 @@ def apply_job(
     seed: int,
     now: datetime,
     namespace_uid: str = "",
+    wants_runs: bool = False,
 ) -> JobRecord:
     """Insert the job, or bring the living one up to date.
 
@@ -145,6 +148,8 @@ def apply_job(
     applied = _living(connection, learned_state_id)
     if applied is None:
         raise StoreError(f"{namespace}/{name} was deleted while it was applied")
+    if wants_runs and (found is None or document.get("runs") != found.spec.get("runs")):
+        want_runs(connection, applied.id, document.get("runs"), now)
     return applied
 
 
@@ -199,12 +204,18 @@ def _erase_unless_alive(connection: Connection, job_id: int) -> None:
     )
 
 
-def purge_learned_states(connection: Connection, deleted_before: datetime) -> int:
+def purge_learned_states(connection: Connection, deleted_before: datetime, now: datetime) -> int:
     """Erase what was learned under names whose last incarnation was deleted before that.
+
+    Nothing is erased where the database's clock does not agree that it is `now`: a clock that is
+    wrong by a month must not erase what is to be kept for one.
 
     Returns:
         How many names.
     """
+    theirs = connection.execute(select(func.now())).scalar_one()
+    if abs(theirs - now) > CLOCKS_AGREE:
+        return 0
     last = (
         select(func.max(jobs.c.deleted_at))
         .where(jobs.c.learned_state_id == learned_states.c.id)

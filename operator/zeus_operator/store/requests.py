@@ -22,9 +22,8 @@ from zeus_operator.store.models import (
 )
 from zeus_operator.store.reading import request_records
 
-SPEC_RUNS = "spec.runs"
-"""Token of the request that `spec.runs` is; annotations can't have it, ids of theirs have no
-meaning of their own."""
+SPEC_RUNS = "(spec.runs)"
+"""Token of the request that `spec.runs` is; no annotation's id has brackets."""
 
 
 def request_runs(
@@ -216,6 +215,11 @@ def erase_history(connection: Connection, learned_state_id: int) -> None:
         connection.execute(delete(table).where(table.c.learned_state_id == learned_state_id))
     incarnations = select(jobs.c.id).where(jobs.c.learned_state_id == learned_state_id)
     # Those with a token are remembered: the annotation that asked for them may still be there.
+    connection.execute(
+        update(run_requests)
+        .where(run_requests.c.job_id.in_(incarnations), run_requests.c.token.is_not(None))
+        .values(done_at=func.coalesce(run_requests.c.done_at, func.now()))
+    )
     connection.execute(
         delete(run_requests).where(
             run_requests.c.job_id.in_(incarnations), run_requests.c.token.is_(None)

@@ -160,6 +160,7 @@ class Store:
         now: datetime,
         uid: str | None = None,
         namespace_uid: str = "",
+        wants_runs: bool = False,
     ) -> JobRecord:
         """Insert the job or bring it up to date.
 
@@ -172,6 +173,7 @@ class Store:
                 another uid than that of the living job replaces it.
             namespace_uid: of the namespace, where there are such (Kubernetes): what was learned
                 in a namespace that was deleted is not of one with the same name.
+            wants_runs: let the request of `spec.runs` follow the spec (`want_runs`).
         """
         fresh_uid = uid or _random_uid()
         return self._write(
@@ -187,6 +189,7 @@ class Store:
                 seed=seed,
                 now=now,
                 namespace_uid=namespace_uid,
+                wants_runs=wants_runs,
             )
         )
 
@@ -202,9 +205,9 @@ class Store:
         """Return what tells which living jobs need a look."""
         return self._database.read(job_steps.overview)
 
-    def purge_learned_states(self, deleted_before: datetime) -> int:
+    def purge_learned_states(self, deleted_before: datetime, now: datetime) -> int:
         """Erase what was learned under names that nobody has used since; returns how many."""
-        return self._write(lambda c: job_steps.purge_learned_states(c, deleted_before))
+        return self._write(lambda c: job_steps.purge_learned_states(c, deleted_before, now))
 
     def latest_job(self, namespace: str, name: str) -> JobRecord | None:
         """Return the living job of that name, else the one that was deleted last."""

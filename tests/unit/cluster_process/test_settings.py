@@ -88,7 +88,7 @@ def test_an_empty_text_counts_as_not_given() -> None:
         ("ZEUS_OPERATOR_HTTP_PORT", "70000", "a whole number from 0 to 65535"),
         ("ZEUS_OPERATOR_WORKERS", "0", "a whole number from 1 to 64"),
         ("ZEUS_OPERATOR_WORKERS", "4.5", "a whole number from 1 to 64"),
-        ("ZEUS_OPERATOR_RESYNC_SECONDS", "1", "a number of seconds from 10 to 86400"),
+        ("ZEUS_OPERATOR_RESYNC_SECONDS", "1", "a number of seconds from 10 to 600"),
         ("ZEUS_OPERATOR_RETENTION_DAYS", "-1", "a number of days from 0 to 3650"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "zeus-agent", "must be host:port"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "zeus-agent:0", "must be host:port"),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ WRITES: dict[str, Callable[[Store, Ids], object]] = {
     "set_suspended": lambda s, ids: s.set_suspended(ids.job, True, at(9)),
     "delete_job": lambda s, ids: s.delete_job(ids.job, at(9)),
     "delete_job, erase": lambda s, ids: s.delete_job(ids.job, at(9), erase=True),
-    "purge_learned_states": lambda s, _: s.purge_learned_states(at(9)),
+    "purge_learned_states": lambda s, _: s.purge_learned_states(at(9), datetime.now(UTC)),
     "reset_job": lambda s, ids: s.reset_job(ids.job, at(9)),
     "resume_job": lambda s, ids: s.resume_job(ids.job, "token", at(9)),
     "request_runs": lambda s, ids: s.request_runs(ids.job, LEARNED, 1, at(9)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -50,6 +50,11 @@ def learn(store: Store, job: JobRecord) -> None:
     store.record_execution(attempt.id, execution_of(result_for(job, made, attempt)), at(10))
     store.close_attempt(CloseAttempt(attempt.id, Outcome.REACHED, "", True), at(10))
     store.close_recurrence(CloseRecurrence(made.id, RecurrenceState.REACHED), at(10))
+
+
+def purged(store: Store, before: datetime) -> int:
+    """Purge with a clock that is right."""
+    return store.purge_learned_states(before, datetime.now(UTC))
 
 
 class TestNamespaces:
@@ -127,6 +132,13 @@ class TestErase:
 
 
 class TestPurge:
+    def test_a_clock_that_is_wrong_by_a_month_erases_nothing(self, store: Store) -> None:
+        job = seen(store, "job-1")
+        store.delete_job(job.id, at(100))
+        ahead = datetime.now(UTC) + timedelta(days=30)
+        assert store.purge_learned_states(ahead, ahead) == 0
+        assert purged(store, at(150)) == 1
+
     def test_it_erases_names_whose_last_incarnation_was_deleted_long_enough_ago(
         self, store: Store
     ) -> None:
@@ -139,12 +151,12 @@ class TestPurge:
         again = seen(store, "c2", name="back")
         store.delete_job(young.id, at(200))
 
-        assert store.purge_learned_states(at(150)) == 1
+        assert purged(store, at(150)) == 1
 
         assert store.latest_job("default", "long-gone") is None
         for kept in (living, again, young):
             assert len(store.observations(kept.id)) == 1
-        assert store.purge_learned_states(at(150)) == 0
+        assert purged(store, at(150)) == 0
 
     def test_the_last_of_several_incarnations_counts(self, store: Store) -> None:
         first = seen(store, "a")
@@ -152,9 +164,9 @@ class TestPurge:
         store.delete_job(first.id, at(100))
         second = seen(store, "b")
         store.delete_job(second.id, at(200))
-        assert store.purge_learned_states(at(150)) == 0
-        assert store.purge_learned_states(at(200)) == 0  # not before that moment
-        assert store.purge_learned_states(at(200) + timedelta(seconds=1)) == 1
+        assert purged(store, at(150)) == 0
+        assert purged(store, at(200)) == 0  # not before that moment
+        assert purged(store, at(200) + timedelta(seconds=1)) == 1
         assert store.latest_job("default", "digits") is None
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from zeus_operator import names
 from zeus_operator.api.checks import problems
 from zeus_operator.api.findings import findings
-from zeus_operator.api.requests import RequestError, parse_run, parse_token
+from zeus_operator.api.requests import RequestError, parse_runs, parse_token
 from zeus_operator.api.template import Problem
 from zeus_operator.api.types import ZeusJob
 from zeus_operator.executors.checkpoints import (
@@ -155,8 +155,10 @@ class Intake:
         return Taken(job, request_problems=tuple(wrong), reset_waits=reset_waits)
 
     def _run(self, job: JobRecord, value: str) -> bool:
-        asked = parse_run(value)
-        self._store.request_runs(job.id, asked.kind, asked.runs, self._clock(), token=asked.token)
+        for asked in parse_runs(value):
+            self._store.request_runs(
+                job.id, asked.kind, asked.runs, self._clock(), token=asked.token
+            )
         return True
 
     def _resume(self, job: JobRecord, value: str) -> bool:

@@ -1,7 +1,8 @@
 """What people ask of a ZeusJob by annotating it: idempotent, because the value names the request.
 
-`kubectl annotate zj NAME zeus.energy/run=ID[,runs=N][,kind=control] --overwrite`; `resume` and
-`reset` take an ID alone.  The same value asks for nothing new, however often it is applied.
+`kubectl annotate zj NAME zeus.energy/run=ID[,runs=N][,kind=control] --overwrite`; several requests
+have a ';' between them.  `resume` and `reset` take an ID alone.  The same value asks for nothing
+new, however often it is applied.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ MAX_RUNS = 100_000
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 _ALLOWED_ID = "an id of 1 to 63 letters, digits, '.', '_', ':' or '-'"
 _ALLOWED_RUN = (
-    f"{_ALLOWED_ID}, and after it ',runs=N' and ',kind=control' if wanted: nightly-7,runs=3"
+    f"{_ALLOWED_ID}, and after it ',runs=N' and ',kind=control' if wanted: nightly-7,runs=3; "
+    "several with ';' between them"
 )
 
 
@@ -45,8 +47,17 @@ class RunRequest:
         return text
 
 
+def parse_runs(text: str) -> tuple[RunRequest, ...]:
+    """Return the requests in the value of `zeus.energy/run`, in order.
+
+    Raises:
+        RequestError: one of them can't be read.
+    """
+    return tuple(parse_run(part) for part in text.split(";"))
+
+
 def parse_run(text: str) -> RunRequest:
-    """Return the request in the value of `zeus.energy/run`.
+    """Return one request of `zeus.energy/run`.
 
     Raises:
         RequestError: it can't be read.

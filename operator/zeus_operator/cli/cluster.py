@@ -17,11 +17,15 @@ from zeus_operator import names
 from zeus_operator.api.requests import MAX_RUNS, RequestError, RunRequest, parse_token
 from zeus_operator.cli.context import errors_reported, print_json, print_lines
 from zeus_operator.cli.failures import CommandError, ExitCode, WrongInput
-from zeus_operator.kube import KubeClient, KubeError, NotFound, Object, path_of
+from zeus_operator.kube import Conflict, KubeClient, KubeError, NotFound, Object, path_of
 from zeus_operator.records import RecurrenceKind
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TRIES = 5
+_KEPT = 20
+"""Requests that the annotation holds at most; those done long ago are dropped."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +134,28 @@ def run(target: Target, name: str, runs: int, control: bool, token: str | None) 
     """Run the ZeusJob NAME now, beside its schedule."""
     kind = RecurrenceKind.CONTROL if control else RecurrenceKind.LEARNED
     request = RunRequest(_token(token), runs, kind)
-    target.annotate(name, names.ANNOTATION_RUN, str(request))
+    _ask(target, name, request)
     many = "1 recurrence" if runs == 1 else f"{runs} recurrences"
     click.echo(f"{target.namespace}/{name}: asked for {many} ({request.token}).")
+
+
+def _ask(target: Target, name: str, request: RunRequest) -> None:
+    """Add the request to those that stand there: the operator may not have seen them yet."""
+    for _ in range(_TRIES):
+        found = target.get(name)
+        annotations = found["metadata"].get("annotations") or {}
+        before = annotations.get(names.ANNOTATION_RUN, "")
+        kept = [each for each in before.split(";") if each and each != str(request)][1 - _KEPT :]
+        metadata = {
+            "resourceVersion": found["metadata"]["resourceVersion"],
+            "annotations": {names.ANNOTATION_RUN: ";".join([*kept, str(request)])},
+        }
+        try:
+            target.client.merge(target.path(name), {"metadata": metadata})
+            return
+        except Conflict:
+            continue  # somebody else has changed it in between
+    raise CommandError(f"{name} is changed all the time; try again", ExitCode.BUSY)
 
 
 @main.command()

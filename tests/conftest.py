@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
+# How fast an example was says something about the machine and nothing about the code.
+settings.register_profile("zeus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zeus")
+
 # A runner started in the background or by nohup hands down ignored signals, and the programs
 # under test rightly keep ignoring them.  Here they shall find what a terminal gives.
 for _number, _usual in (

@@ -36,7 +36,9 @@ ENV_LEARNING_RATE = "ZEUS_LEARNING_RATE"  # present if the ZeusJob gives one
 ENV_DECISION = "ZEUS_DECISION"  # JSON of `Decision`, at most 32 KiB
 ENV_RESULT_PATH = "ZEUS_RESULT_PATH"  # file that takes the result
 ENV_RESULT_BYTES = "ZEUS_RESULT_BYTES"  # its constant length, bytes
-ENV_AGENT = "ZEUS_AGENT"  # address of the agent: unix:///path/to/socket
+ENV_AGENT = "ZEUS_AGENT"  # address of the agent: unix:///path/to/socket or https://host:port
+ENV_AGENT_CA = "ZEUS_AGENT_CA"  # certificates (PEM text, or the path of a file) that sign https
+ENV_AGENT_TOKEN_FILE = "ZEUS_AGENT_TOKEN_FILE"  # noqa: S105 -- a name; the pod's token for it
 
 INJECTED_ENVIRONMENT = (
     ENV_JOB,
@@ -48,6 +50,8 @@ INJECTED_ENVIRONMENT = (
     ENV_RESULT_PATH,
     ENV_RESULT_BYTES,
     ENV_AGENT,
+    ENV_AGENT_CA,
+    ENV_AGENT_TOKEN_FILE,
 )
 
 DECISION_MAX_BYTES = 32 * 1024
@@ -490,6 +494,8 @@ def decode_result(data: bytes) -> Optional[Result]:
 
 API_PREFIX = "/v1"
 AGENT_UNIX_SCHEME = "unix://"
+AGENT_HTTPS_SCHEME = "https://"
+AGENT_AUDIENCE = "zeus-agent"  # of the ServiceAccount tokens that an agent takes
 SESSION_TTL_SECONDS = 30.0
 
 
@@ -529,12 +535,19 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """Body of `PUT /v1/sessions/{session}`: who trains what, for logs and metrics only."""
+    """Body of `PUT /v1/sessions/{session}`: who trains what, for logs and metrics only.
+
+    Args:
+        ends_with_connection: the session ends soon after the connection that used it last has
+            closed.  The agent sees processes on its own machine; of one in a pod it sees only
+            this.
+    """
 
     job: str = ""
     recurrence: str = ""
     attempt: int = 0
     ttl_seconds: float = SESSION_TTL_SECONDS
+    ends_with_connection: bool = False
 
 
 @dataclass(frozen=True)
@@ -617,4 +630,10 @@ class ErrorCode(str, enum.Enum):
     STATE_NOT_SAVED = "state_not_saved"  # the limit found could not be stored: nothing was set
     FOREIGN_CHANGE = "foreign_change"
     TOO_MANY_SESSIONS = "too_many_sessions"
+    UNAUTHENTICATED = "unauthenticated"  # no token, or one that proves nothing here
+    IDENTITY_UNAVAILABLE = "identity_unavailable"  # nobody can check the token now; try again
+    NOT_OWNER = "not_owner"  # the GPU is not the caller's
+    GPU_SHARED = "gpu_shared"  # others use the board too, and the policy leaves those alone
+    POLICY_DENIED = "policy_denied"  # the node's administrator does not allow it
+    RATE_LIMITED = "rate_limited"  # changes come faster than the policy allows
     INTERNAL = "internal"  # a fault of the agent; its log says more

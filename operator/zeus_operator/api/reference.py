@@ -81,6 +81,8 @@ _ENVIRONMENT = {
     protocol.ENV_RESULT_PATH: "file that takes the result; written by the runtime",
     protocol.ENV_RESULT_BYTES: "length of that file, bytes",
     protocol.ENV_AGENT: "address of the agent that sets power limits",
+    protocol.ENV_AGENT_CA: "certificates that sign the agent's own, where it is called by https",
+    protocol.ENV_AGENT_TOKEN_FILE: "file of the pod's token for the agent",
 }
 
 

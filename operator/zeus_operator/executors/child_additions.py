@@ -11,8 +11,8 @@ from typing import Any
 
 from zeus_operator.api.template import POD_PATH, TemplateError, TrainingContainer
 from zeus_operator.executors.child_fields import entries, list_in
+from zeus_runtime.protocol import AGENT_AUDIENCE
 
-AGENT_AUDIENCE = "zeus-agent"
 TOKEN_VOLUME = "zeus-agent-token"  # noqa: S105 -- a name
 TOKEN_MOUNT = "/var/run/secrets/zeus.energy"  # noqa: S105 -- a folder
 TOKEN_FILE = "agent-token"  # noqa: S105 -- a file

@@ -56,9 +56,14 @@ demo-clean: ## Forget what the demo has learned
 # ---- Check it ----------------------------------------------------------------
 
 .PHONY: test
-test: lint test-unit test-faults test-cluster test-e2e ## Everything that this machine can run
+test: lint test-unit test-faults test-peers test-cluster test-e2e ## Everything that this machine can run
 	@echo
-	@echo "Passed: lint, unit, faults, cluster, e2e."
+	@echo "Passed: lint, unit, faults, peers, cluster, e2e."
+
+.PHONY: test-full
+test-full: lint test-unit test-faults test-peers test-cluster-full test-e2e ## The same, and what takes long: two Kubernetes, outages of a minute
+	@echo
+	@echo "Passed: lint, unit, faults, peers, e2e; cluster on each of Kubernetes $(KUBERNETES)."
 
 .PHONY: lint
 lint: setup ## Style, types, import contracts, generated files
@@ -79,9 +84,25 @@ test-unit: setup ## Behaviour of each part, on real PostgreSQL, real torch and s
 test-faults: setup ## Kill it at every step: nothing is lost, nothing counts twice, limits come back
 	$(PYTEST) -n $(JOBS) --dist loadfile tests/faults
 
+.PHONY: test-peers
+test-peers: setup ## Unmodified Zeus, zeusd and nvidia-ml-py on the simulated GPU (needs Rust; minutes, once)
+	$(PYTEST) tests/peers
+
 .PHONY: test-cluster
 test-cluster: setup binaries ## The operator on a real API server and the real controllers
 	$(PYTEST) tests/cluster
+
+# The newest and the oldest that are supported; tests/cluster/binaries has a folder for each.
+KUBERNETES := 1.37 1.34
+
+.PHONY: test-cluster-full
+test-cluster-full: setup ## Cluster tests on each Kubernetes in turn, outages of a minute included
+	@for minor in $(KUBERNETES); do \
+		export ZEUS_TEST_KUBERNETES=$$minor ZEUS_TEST_FULL=1; \
+		echo "--- Kubernetes $$minor ---"; \
+		$(BIN)/python -m tests.cluster.support.binaries > /dev/null; \
+		$(PYTEST) tests/cluster || exit 1; \
+	done
 
 .PHONY: test-e2e
 test-e2e: setup ## The program as its user runs it, on one machine
@@ -106,6 +127,7 @@ bench: setup ## Measure every figure that the docs claim (minutes)
 .PHONY: docs
 docs: setup ## Renew the generated reference pages
 	$(BIN)/python -m zeus_operator.api.docs --write
+	$(BIN)/python -m zeus_agent.openapi --write
 
 .PHONY: clean
 clean: ## Remove everything that make has built, the environment and the demo included

@@ -14,4 +14,5 @@ measure benchmarks/optimizer/speed.py
 measure -m benchmarks.savings.run
 measure -m benchmarks.gpu_model.fit
 measure -m benchmarks.operator.run
+measure -m benchmarks.agent.run
 exit $status

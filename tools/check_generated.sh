@@ -13,3 +13,5 @@ if ! diff -r "$before/requirements" requirements >/dev/null; then
   exit 1
 fi
 .venv/bin/python -m zeus_operator.api.docs --check
+tools/generate_proto.sh --check
+.venv/bin/python -m zeus_agent.openapi --check

@@ -17,3 +17,4 @@ compile requirements/bootstrap.txt requirements/bootstrap.in
 compile requirements/operator.txt pyproject.toml --extra operator
 compile requirements/agent.txt pyproject.toml --extra agent
 compile requirements/dev.txt pyproject.toml --extra dev
+compile requirements/peers.txt requirements/peers.in

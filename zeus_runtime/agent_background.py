@@ -2,8 +2,8 @@
 
 The training thread says what it wants (`want_power_limit`) and looks at what is
 (`status`); both return at once.  The thread opens the session, applies the
-newest wish, renews, and after the agent was gone connects again (1 s, doubling
-to 30 s) and takes its leases again.
+newest wish, hands over the newest report, renews, and after the agent was gone
+connects again (at once, then after 1 s, doubling to 30 s) and takes its leases again.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, Mapping, Optional, Tuple, Union
 
 from zeus_runtime.agent_client import AgentClient, AgentError, AgentUnavailable
+from zeus_runtime.agent_wishes import BACKOFF_FIRST_SECONDS, Backoff, Wish, said_pause
 from zeus_runtime.protocol import ErrorCode, Lease, NodeInfo, Result, SessionRequest
 
-BACKOFF_FIRST_SECONDS = 1.0
-BACKOFF_LAST_SECONDS = 30.0
 RENEWAL_SECONDS = 5.0
+REPORT_SECONDS = 1.0
+"""Least distance of two reports but the last: epochs may take milliseconds."""
 
-_GIVE_UP = frozenset(
+_OF_THE_SESSION = frozenset(
     {
-        ErrorCode.FOREIGN_CHANGE.value,
-        ErrorCode.NO_PERMISSION.value,
-        ErrorCode.NOT_SUPPORTED.value,
-        ErrorCode.BAD_REQUEST.value,
-        ErrorCode.FORBIDDEN.value,
+        ErrorCode.NOT_FOUND.value,
+        ErrorCode.UNAUTHENTICATED.value,
+        ErrorCode.IDENTITY_UNAVAILABLE.value,
     }
 )
-"""Refusals that asking again by itself won't change; a new wish is tried again."""
+"""Refusals of a report that are no fault of the report."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class AgentStatus:
     Args:
         connected: the last call was answered and the session is open.
         error: why not, in one sentence; "" while connected.
+        refusal: the agent answers and refuses the session; None: it does not answer, or serves.
         leases: by GPU UUID, the leases held, as the agent last told.  Empty while not connected.
         problems: by GPU UUID, why a wanted limit is not held.
         losses: how many times a lease that was held was lost (agent gone or
@@ -52,30 +52,21 @@ class AgentStatus:
 
     connected: bool = False
     error: str = "not connected yet"
+    refusal: Optional[AgentError] = None
     leases: Mapping[str, Lease] = field(default_factory=dict)
     problems: Mapping[str, AgentError] = field(default_factory=dict)
     losses: int = 0
     node: Optional[NodeInfo] = None
 
 
-@dataclass
-class _Wish:
-    """What one GPU shall have: a limit, or (None) its release."""
-
-    watts: Optional[float]
-    sequence: int
-    done: bool = False
-    gave_up: bool = False
-    retry_at: float = 0.0
-    backoff_seconds: float = BACKOFF_FIRST_SECONDS
-
-
 class BackgroundAgent:
     """Wishes in, status out; every call but `close` and `wait` returns at once.
 
+    A forked child does nothing with it: the session is its parent's, and so is the thread.
+
     Args:
-        client: an address (`unix://…`) or a client that nobody else uses.
-        session: name of the session, unique on the machine, e.g. job and attempt.
+        client: an address (`unix://…`, `https://…`) or a client that nobody else uses.
+        session: name of the session, unique on the machine or in the pod.
         request: who trains what.
         renewal_seconds: period of renewals; never longer than a third of the time to live.
         clock: monotonic seconds.
@@ -97,8 +88,11 @@ class BackgroundAgent:
         self._clock = clock
         self._changed = threading.Condition()
         self._status = AgentStatus()
-        self._wishes: Dict[str, _Wish] = {}
+        self._wishes: Dict[str, Wish] = {}
         self._report: Optional[Result] = None
+        self._report_at = self._renew_at = self._good_until = 0.0
+        self._backoff = Backoff()
+        self._is_open = self._was_open = False
         self._sequence = 0
         self._closing = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -125,13 +119,20 @@ class BackgroundAgent:
         self._wish(uuid, None)
 
     def report(self, result: Result) -> None:
-        """Hand over the result so far; an older one not yet sent is dropped."""
+        """Hand over the result so far; an older one not yet sent is dropped.
+
+        At most one a second is sent, and the last one when this is closed.
+        """
+        if self._pid != os.getpid():
+            return
         with self._changed:
             self._report = result
         self._wake()
 
     def wait(self, condition: Callable[[AgentStatus], bool], timeout_seconds: float) -> AgentStatus:
         """Block until `condition` holds or the time is over; return the status then."""
+        if self._pid != os.getpid():
+            return self._status
         with self._changed:
             self._changed.wait_for(lambda: condition(self._status), timeout_seconds)
             return self._status
@@ -153,17 +154,18 @@ class BackgroundAgent:
     # ---- called by any thread -------------------------------------------------
 
     def _wish(self, uuid: str, watts: Optional[float]) -> None:
+        if self._pid != os.getpid():
+            return  # whoever held the lock when this process was forked is not in it
         with self._changed:
             current = self._wishes.get(uuid)
             if current is not None and current.watts == watts and not current.gave_up:
                 return
             self._sequence += 1
-            self._wishes[uuid] = _Wish(watts, self._sequence)
+            not_before = 0.0 if current is None else current.not_before
+            self._wishes[uuid] = Wish(watts, self._sequence, not_before=not_before)
         self._wake()
 
     def _wake(self) -> None:
-        if self._pid != os.getpid():
-            return  # the pair of sockets is shared with the parent
         try:
             self._wake_sender.send(b"\0")
         except OSError:
@@ -177,48 +179,59 @@ class BackgroundAgent:
     # ---- the thread -----------------------------------------------------------
 
     def _run(self) -> None:
-        backoff_seconds = BACKOFF_FIRST_SECONDS
-        is_open = False
         try:
             while not self._closing:
-                try:
-                    if not is_open:
-                        self._open()
-                        is_open = True
-                        backoff_seconds = BACKOFF_FIRST_SECONDS
-                    next_retry = self._work()
-                except AgentUnavailable as error:
-                    is_open = False
-                    self._lost_connection(str(error))
-                    next_retry = self._clock() + backoff_seconds
-                    backoff_seconds = min(2.0 * backoff_seconds, BACKOFF_LAST_SECONDS)
-                    self._sleep_until(next_retry, watch_connection=False)
-                    continue
-                except AgentError as error:
-                    # The session itself is refused or gone.
-                    is_open = False
-                    self._lost_connection(str(error))
-                    gone = error.code == ErrorCode.NOT_FOUND.value
-                    pause = BACKOFF_FIRST_SECONDS if gone else BACKOFF_LAST_SECONDS
-                    self._sleep_until(self._clock() + pause, watch_connection=False)
-                    continue
-                self._sleep_until(next_retry, watch_connection=True)
-            self._finish(is_open)
+                self._visit()
+            self._finish()
         except Exception as error:
             # A fault of ours: the run must not go on believing that its limits are held.
-            self._lost_connection(f"the client of the agent failed: {error!r}")
+            self._lost_session(f"the client of the agent failed: {error!r}")
             raise
         finally:
             self._client.close()
             self._wake_receiver.close()
             self._wake_sender.close()
 
+    def _visit(self) -> None:
+        """Do what is due and sleep; what fails is told and tried again later."""
+        try:
+            if not self._is_open:
+                self._open()
+            next_visit = self._work()
+        except AgentUnavailable as error:
+            self._lost_session(str(error))
+            self._sleep(self._backoff.next_seconds())
+        except AgentError as error:
+            self._sleep(self._refused(error))
+        else:
+            self._backoff.succeeded()
+            self._sleep_until(next_visit, watch_connection=True)
+
+    def _refused(self, error: AgentError) -> float:
+        """The session itself is refused or gone; return the pause before the next try, seconds."""
+        # Who can't be checked now keeps the session until its time is over.
+        unsure = error.code == ErrorCode.IDENTITY_UNAVAILABLE.value
+        if not (unsure and self._is_open and self._clock() < self._good_until):
+            self._lost_session(str(error), error)
+        pause = self._backoff.next_seconds()
+        if error.code == ErrorCode.NOT_FOUND.value:
+            return pause
+        said = said_pause(error.details)
+        return max(BACKOFF_FIRST_SECONDS, pause) if said is None else said
+
     def _open(self) -> None:
         """Open or renew the session; wishes whose lease it does not hold are due again."""
         node = self._client.node()
         info = self._client.open_session(self._session, self._request)
+        self._is_open = self._was_open = True
+        self._renewed()
         self._take_leases(info.leases)
-        self._update(connected=True, error="", node=node)
+        self._update(connected=True, error="", refusal=None, node=node)
+
+    def _renewed(self) -> None:
+        now = self._clock()
+        self._renew_at = now + self._renewal_seconds
+        self._good_until = now + self._request.ttl_seconds
 
     def _work(self) -> float:
         """Do what is due and return when to come back at the latest."""
@@ -228,22 +241,26 @@ class BackgroundAgent:
             if wish is None:
                 break
             self._grant(uuid, wish)
-        report = self._report
-        if report is not None:
-            self._send_report(report)
-        self._take_leases(self._client.renew(self._session).leases)
+        if self._renew_at <= self._clock():
+            leases = self._client.renew(self._session).leases
+            self._renewed()
+            self._take_leases(leases)
+        if self._report is not None and self._report_at <= now:
+            self._send_report(self._report)
         with self._changed:
-            waiting = [w.retry_at for w in self._wishes.values() if not (w.done or w.gave_up)]
-        return min([self._clock() + self._renewal_seconds, *waiting])
+            times = [wish.due_at for wish in self._wishes.values() if wish.open]
+            if self._report is not None:
+                times.append(self._report_at)
+        return min([self._renew_at, *times])
 
-    def _next_due(self, now: float) -> Tuple[str, Optional[_Wish]]:
+    def _next_due(self, now: float) -> Tuple[str, Optional[Wish]]:
         with self._changed:
             for uuid, wish in self._wishes.items():
-                if not wish.done and not wish.gave_up and wish.retry_at <= now:
+                if wish.open and wish.due_at <= now:
                     return uuid, wish
         return "", None
 
-    def _grant(self, uuid: str, wish: _Wish) -> None:
+    def _grant(self, uuid: str, wish: Wish) -> None:
         """Bring one wish to the agent."""
         leases = dict(self._status.leases)
         problems = dict(self._status.problems)
@@ -256,22 +273,25 @@ class BackgroundAgent:
                     self._session, uuid, wish.watts, wish.sequence
                 )
             problems.pop(uuid, None)
-            wish.done = True
+            wish.granted()
         except AgentError as error:
             if error.code == ErrorCode.NOT_FOUND.value and "session" in error.details:
                 raise
             problems[uuid] = error
-            wish.gave_up = error.code in _GIVE_UP
-            wish.retry_at = self._clock() + wish.backoff_seconds
-            wish.backoff_seconds = min(2.0 * wish.backoff_seconds, BACKOFF_LAST_SECONDS)
+            wish.refused(error.code, error.details, self._clock())
         self._update(leases=leases, problems=problems)
 
     def _send_report(self, report: Result) -> None:
+        self._report_at = self._clock() + REPORT_SECONDS
         try:
             self._client.report(self._session, report)
         except AgentError as error:
-            if error.code == ErrorCode.NOT_FOUND.value:
+            if error.code in _OF_THE_SESSION:
                 raise
+            pause = said_pause(error.details)
+            if pause is not None:
+                self._report_at = self._clock() + pause
+                return
             # A refused report would be refused again; the next one may pass.
         with self._changed:
             if self._report is report:
@@ -288,7 +308,7 @@ class BackgroundAgent:
                 if wish.watts is None:
                     continue
                 if uuid in foreign:
-                    wish.gave_up = True
+                    wish.gave_up, wish.refusal = True, ErrorCode.FOREIGN_CHANGE.value
                     problems[uuid] = AgentError(
                         ErrorCode.FOREIGN_CHANGE.value,
                         f"someone else changed the power limit of {uuid}; it is left alone",
@@ -297,12 +317,16 @@ class BackgroundAgent:
                     wish.done = False  # released by another part of this process
         self._update(leases=held, problems=problems, losses=self._status.losses + len(lost))
 
-    def _lost_connection(self, reason: str) -> None:
+    def _lost_session(self, reason: str, refusal: Optional[AgentError] = None) -> None:
+        self._is_open = False
         with self._changed:
             for wish in self._wishes.values():
-                wish.done = wish.watts is None  # no session: nothing is held, nothing to release
+                wish.session_lost()
         losses = self._status.losses + len(self._status.leases)
-        self._update(connected=False, error=reason, leases={}, losses=losses)
+        self._update(connected=False, error=reason, refusal=refusal, leases={}, losses=losses)
+
+    def _sleep(self, seconds: float) -> None:
+        self._sleep_until(self._clock() + seconds, watch_connection=False)
 
     def _sleep_until(self, deadline: float, *, watch_connection: bool) -> None:
         """Sleep until the deadline, a wish, or (if watched) the end of the connection."""
@@ -321,15 +345,16 @@ class BackgroundAgent:
                 if watch_connection:
                     return
                 continue  # while disconnected, only the back-off decides when to try again
-            if descriptor is not None and descriptor in ready:
-                # Nothing is due from an idle server: the connection has ended.
-                self._client.close()
+            if descriptor is not None and descriptor in ready and self._client.has_ended():
+                self._renew_at = self._clock()  # the session may end with it unless used again
                 return
 
-    def _finish(self, is_open: bool) -> None:
+    def _finish(self) -> None:
         # Where this fails, the agent restores when this process ends or the session expires.
         with contextlib.suppress(AgentUnavailable, AgentError):
-            if is_open:
+            if self._was_open and not self._is_open and self._report is not None:
+                self._open()  # once more, for the last report
+            if self._is_open:
                 if self._report is not None:
                     self._send_report(self._report)
                 self._client.close_session(self._session)

@@ -1,6 +1,7 @@
-"""Talks to the node's agent over its Unix socket; standard library only.
+"""Talks to the node's agent; standard library only.
 
 `AgentClient` is the plain, blocking client: one call, one answer, short time-outs.
+`zeus_runtime.agent_transport` knows how the agent is reached, and
 `zeus_runtime.agent_background.BackgroundAgent` holds limits from a daemon thread, so that a
 training step never waits for the agent.
 """
@@ -10,14 +11,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import threading
-import time
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, TypeVar
 from urllib.parse import quote
 
+from zeus_runtime.agent_transport import AgentConnection, TokenUnusable, open_transport
 from zeus_runtime.protocol import (
     AGENT_UNIX_SCHEME,
     API_PREFIX,
@@ -33,11 +34,10 @@ from zeus_runtime.protocol import (
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_SECONDS = 1.0
 CALL_TIMEOUT_SECONDS = 2.0
 SYSTEM_SOCKET = "/run/zeus/agent.sock"
 _MAX_RESPONSE_BYTES = 1 << 20
-_FULL_BACKLOG_PAUSE_SECONDS = 0.01
+_MAX_REPORT_BYTES = 60_000  # the agent takes bodies of 64 KiB
 
 
 class AgentUnavailable(Exception):  # noqa: N818 -- a state of the world, nobody's error
@@ -87,67 +87,34 @@ def find_agent(environ: Mapping[str, str] = os.environ) -> Optional[str]:
     return None
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, call_timeout_seconds: float) -> None:
-        super().__init__("localhost", timeout=call_timeout_seconds)
-        self._path = path
-        self._call_timeout_seconds = call_timeout_seconds
-
-    def connect(self) -> None:
-        """Connect within `CONNECT_TIMEOUT_SECONDS`."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(min(CONNECT_TIMEOUT_SECONDS, self._call_timeout_seconds))
-            self._connect_patiently(connection)
-            connection.settimeout(self._call_timeout_seconds)
-        except OSError:
-            connection.close()
-            raise
-        self.sock = connection
-
-    def _connect_patiently(self, connection: socket.socket) -> None:
-        """Connect; where many callers wait already, Linux says so at once instead of waiting."""
-        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
-        while not self._try_to_connect(connection):
-            if time.monotonic() >= deadline:
-                raise TimeoutError("too many callers are waiting")
-            time.sleep(_FULL_BACKLOG_PAUSE_SECONDS)
-
-    def _try_to_connect(self, connection: socket.socket) -> bool:
-        try:
-            connection.connect(self._path)
-        except BlockingIOError:
-            return False
-        return True
-
-
 class AgentClient:
     """A blocking client with one keep-alive connection; safe to share between threads.
 
-    After a fork the child gets a connection of its own with its next call; the
-    agent then sees the child's pid, to which the parent's sessions do not belong.
+    A forked child closes its copy of the connection at once, so that the parent's ends with the
+    parent, and gets one of its own with its next call.
 
     Args:
-        address: `unix:///path/to/socket`.
+        address: `unix:///path/to/socket` or `https://host:port`.
         timeout_seconds: longest wait for one answer.
+        environ: for https, where `ZEUS_AGENT_CA` and `ZEUS_AGENT_TOKEN_FILE` are looked up.
 
     Raises:
         ValueError: the address is not one that this client understands.
     """
 
-    def __init__(self, address: str, timeout_seconds: float = CALL_TIMEOUT_SECONDS) -> None:
-        if not address.startswith(AGENT_UNIX_SCHEME) or len(address) == len(AGENT_UNIX_SCHEME):
-            raise ValueError(
-                f"agent address {address!r}: expected {AGENT_UNIX_SCHEME}/path/to/socket"
-            )
+    def __init__(
+        self,
+        address: str,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self.address = address
-        self._path = address[len(AGENT_UNIX_SCHEME) :]
+        self._transport = open_transport(address, environ)
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
-        self._connection: Optional[_UnixConnection] = None
+        self._connection: Optional[AgentConnection] = None
         self._pid = os.getpid()
+        _CLIENTS.add(self)
 
     def node(self) -> NodeInfo:
         """Return what the agent knows of this machine and its GPUs."""
@@ -184,8 +151,8 @@ class AgentClient:
         self._call("DELETE", _path(session, "gpus", uuid, "power-limit"))
 
     def report(self, session: str, result: Result) -> None:
-        """Hand over the result so far."""
-        self._call("PUT", _path(session, "report"), asdict(result))
+        """Hand over the result so far; of very many milestones the older ones are thinned out."""
+        self._call("PUT", _path(session, "report"), _report_body(result))
 
     def close_session(self, session: str) -> None:
         """End the session; returns when every limit that it held is back in place."""
@@ -198,11 +165,22 @@ class AgentClient:
             self._drop()
 
     def fileno(self) -> Optional[int]:
-        """Return the connection's descriptor while connected; readable when idle means EOF."""
+        """Return the connection's descriptor while connected.
+
+        Readable while no call is going on: ask `has_ended`.
+        """
         connection = self._connection
         if connection is None or connection.sock is None:
             return None
         return connection.sock.fileno()
+
+    def has_ended(self) -> bool:
+        """Whether the agent has closed the connection; it is then closed here too."""
+        with self._lock:
+            ended = self._connection is None or self._connection.has_ended()
+            if ended:
+                self._drop()
+            return ended
 
     def _call(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
         """Make one call.
@@ -219,10 +197,14 @@ class AgentClient:
         try:
             with self._lock:
                 status, payload = self._exchange(method, API_PREFIX + path, data)
+                if status == 401 and self._transport.has_newer_proof():
+                    status, payload = self._exchange(method, API_PREFIX + path, data)
+        except TokenUnusable as error:
+            raise AgentError(ErrorCode.UNAUTHENTICATED.value, str(error)) from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise AgentUnavailable(f"agent at {self.address}: {reason}") from error
-        if status >= 400:
+        if not 200 <= status < 300:
             raise _as_error(status, payload)
         try:
             return json.loads(payload) if payload else {}
@@ -246,27 +228,26 @@ class AgentClient:
         reused = self._connection is not None
         try:
             return self._send(method, path, data)
-        except (ConnectionError, http.client.BadStatusLine):
-            if not reused:
+        except (OSError, http.client.HTTPException) as error:
+            if not (reused and self._transport.closed(error)):
                 raise
             return self._send(method, path, data)
 
     def _send(self, method: str, path: str, data: Optional[bytes]) -> Tuple[int, bytes]:
+        headers = self._transport.headers(fresh=self._connection is None)
+        if data is not None:
+            headers["Content-Type"] = "application/json"
         if self._connection is None:
-            self._connection = _UnixConnection(self._path, self._timeout_seconds)
-        headers = {} if data is None else {"Content-Type": "application/json"}
+            self._connection = self._transport.connection(self._timeout_seconds)
         try:
-            self._connection.request(method, path, body=data, headers=headers)
-            response = self._connection.getresponse()
-            _check_length(response)
-            payload = response.read()
+            answer = self._connection.ask(method, path, headers, data, _MAX_RESPONSE_BYTES)
         except BaseException:
             # The connection may hold half an answer; nobody may take it for the next one.
             self._drop()
             raise
-        if response.will_close:
+        if answer.closes:
             self._drop()
-        return response.status, payload
+        return answer.status, answer.payload
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -281,10 +262,26 @@ class AgentClient:
             self._drop()
 
 
-def _check_length(response: http.client.HTTPResponse) -> None:
-    """Refuse what can't be an answer of the agent before it takes memory here."""
-    if (response.length or 0) > _MAX_RESPONSE_BYTES:
-        raise http.client.HTTPException("the answer is too long")
+_CLIENTS: weakref.WeakSet[AgentClient] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for client in list(_CLIENTS):
+        client._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _report_body(result: Result) -> Dict[str, Any]:
+    """Return the body of a report; every second milestone goes until the agent takes it."""
+    body = asdict(result)
+    milestones = result.milestones
+    while len(milestones) > 1 and len(json.dumps(body)) > _MAX_REPORT_BYTES:
+        milestones = milestones[::-2][::-1]  # the last one (the best metric) always stays
+        body["milestones"] = milestones
+    return body
 
 
 def _path(session: str, *rest: str) -> str:

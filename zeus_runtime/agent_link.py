@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from typing import Mapping, Optional
 
 from zeus_runtime.agent_background import BackgroundAgent
-from zeus_runtime.agent_client import find_agent
+from zeus_runtime.agent_client import AgentClient, find_agent
+from zeus_runtime.agent_transport import is_unix
 from zeus_runtime.notices import Notices
 from zeus_runtime.protocol import SessionRequest
 from zeus_runtime.settings import RunSettings
@@ -20,11 +22,18 @@ def connect_agent(
     address = find_agent(environ)
     if address is None:
         return None
+    sees_process = is_unix(address)
     request = SessionRequest(
-        job=settings.job, recurrence=settings.recurrence, attempt=settings.attempt
+        job=settings.job,
+        recurrence=settings.recurrence,
+        attempt=settings.attempt,
+        ends_with_connection=not sees_process,
     )
+    # Containers of one pod have the same pids, and the agent sees none of them.
+    process = str(os.getpid()) if sees_process else secrets.token_hex(6)
     try:
-        agent = BackgroundAgent(address, session_name(settings), request)
+        client = AgentClient(address, environ=environ)
+        agent = BackgroundAgent(client, session_name(settings, process), request)
     except ValueError as error:
         notices.warn("agent", f"{error}. Training goes on at the power limit that there is")
         return None
@@ -32,7 +41,12 @@ def connect_agent(
     return agent
 
 
-def session_name(settings: RunSettings) -> str:
-    """Return a name that no other process on this machine has, of letters that need no quoting."""
-    parts = [settings.job or "run", settings.recurrence, str(settings.attempt), str(os.getpid())]
+def session_name(settings: RunSettings, process: str) -> str:
+    """Return the name of this run's session, of letters that need no quoting.
+
+    Args:
+        settings: who trains what, for people.
+        process: what no other process has that the agent could take for this one.
+    """
+    parts = [settings.job or "run", settings.recurrence, str(settings.attempt), process]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", ".".join(part for part in parts if part))[-120:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Optional, TypeVar, Union
+from typing import Any, Callable, List, Mapping, Optional, Set, TypeVar, Union
 
 import pynvml
 
@@ -35,6 +35,20 @@ class GpuFacts:
     max_limit_watts: Optional[float] = None
     default_limit_watts: Optional[float] = None
     has_energy_counter: bool = True
+
+
+@dataclass(frozen=True)
+class _Device:
+    """A device as NVML finds it.
+
+    Args:
+        bus_id: its PCI address.
+        pci_id: device and vendor, which all devices of a model have in common.
+    """
+
+    bus_id: str
+    pci_id: int
+    handle: Any
 
 
 class Gpu:
@@ -87,6 +101,7 @@ def open_gpu(environ: Mapping[str, str] = os.environ, uuid: Optional[str] = None
 
     Args:
         environ: CUDA_VISIBLE_DEVICES chooses; without it the first device by PCI address.
+            Indices count only where CUDA's order is known.
         uuid: of the device, if torch has told it; wins over the environment.
 
     Raises:
@@ -95,7 +110,7 @@ def open_gpu(environ: Mapping[str, str] = os.environ, uuid: Optional[str] = None
     wanted = uuid if uuid is not None else first_visible_device(environ)
     _ask(pynvml.nvmlInit)
     try:
-        handle = _find(wanted)
+        handle = _find(wanted, environ)
         _refuse_part_of_a_board(handle)
         return _describe(handle, environ)
     except BaseException:
@@ -140,24 +155,69 @@ def _ask(call: Callable[[], T]) -> T:
         raise GpuUnavailable(f"NVML: {error}") from None
 
 
-def _find(wanted: Union[str, int]) -> Any:
+def _find(wanted: Union[str, int], environ: Mapping[str, str]) -> Any:
     count = int(_ask(pynvml.nvmlDeviceGetCount))
-    handles = []
+    devices = []
     for index in range(count):
         # One sick device must not hide the others.
         with contextlib.suppress(pynvml.NVMLError):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            handles.append((_text(pynvml.nvmlDeviceGetPciInfo(handle).busId), handle))
-    handles.sort(key=lambda pair: pair[0])
+            pci = pynvml.nvmlDeviceGetPciInfo(handle)
+            devices.append(_Device(_text(pci.busId), int(pci.pciDeviceId), handle))
+    devices.sort(key=lambda device: device.bus_id)
     if isinstance(wanted, int):
-        if wanted >= len(handles):
-            raise GpuUnavailable(f"there is no GPU {wanted}: NVML shows {len(handles)}")
-        return handles[wanted][1]
-    for _, handle in handles:
+        if wanted >= count:
+            raise GpuUnavailable(f"there is no GPU {wanted}: NVML shows {count}")
+        if len(devices) < count:
+            raise GpuUnavailable(
+                f"which GPU is number {wanted} can't be told, as {count - len(devices)} of {count} "
+                "do not answer: name it by UUID in CUDA_VISIBLE_DEVICES"
+            )
+        _refuse_another_order(wanted, devices, environ)
+        return devices[wanted].handle
+    found = []
+    for handle in (device.handle for device in devices):
         with contextlib.suppress(pynvml.NVMLError):
             if _text(pynvml.nvmlDeviceGetUUID(handle)).startswith(wanted):
-                return handle
-    raise GpuUnavailable(f"NVML shows no GPU {wanted}")
+                found.append(handle)
+    if len(found) > 1:
+        raise GpuUnavailable(f"{wanted} is the beginning of {len(found)} GPUs' UUIDs")
+    if not found:
+        raise GpuUnavailable(f"NVML shows no GPU {wanted}")
+    return found[0]
+
+
+def _refuse_another_order(index: int, devices: List[_Device], environ: Mapping[str, str]) -> None:
+    """Refuse to guess which of several models an index means.
+
+    CUDA numbers the fastest model first, unless told to go by the PCI bus; of one model it goes
+    by the PCI bus anyway.
+    """
+    if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return
+    models = _models(devices)
+    if len(models) > 1:
+        raise GpuUnavailable(
+            f"which GPU CUDA calls {index} can't be told where there are several models "
+            f"({', '.join(sorted(models))}): name it by UUID in CUDA_VISIBLE_DEVICES, or set "
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
+
+
+def _models(devices: List[_Device]) -> Set[str]:
+    """Return the models that there are; a device that does not say its name goes by its id."""
+    names = [(_name_if_told(device.handle), device.pci_id) for device in devices]
+    told = {pci_id for name, pci_id in names if name is not None}
+    nameless = {pci_id for name, pci_id in names if name is None} - told
+    models = {name for name, _ in names if name is not None}
+    return models | {f"PCI device {pci_id:#010x}" for pci_id in nameless}
+
+
+def _name_if_told(handle: Any) -> Optional[str]:
+    try:
+        return _model(handle)
+    except GpuUnavailable:
+        return None
 
 
 def _refuse_part_of_a_board(handle: Any) -> None:
@@ -175,7 +235,7 @@ def _refuse_part_of_a_board(handle: Any) -> None:
 def _describe(handle: Any, environ: Mapping[str, str]) -> Gpu:
     uuid = _text(_ask(lambda: pynvml.nvmlDeviceGetUUID(handle)))
     work = SimulatedWork.of_library(pynvml.nvmlLib, uuid, environ)
-    model = _text(_ask(lambda: pynvml.nvmlDeviceGetName(handle)))
+    model = _model(handle)
     low = high = default = None
     with contextlib.suppress(pynvml.NVMLError):
         low, high = (
@@ -199,6 +259,10 @@ def _describe(handle: Any, environ: Mapping[str, str]) -> Gpu:
         has_energy_counter=counts,
     )
     return Gpu(facts, handle, work)
+
+
+def _model(handle: Any) -> str:
+    return _text(_ask(lambda: pynvml.nvmlDeviceGetName(handle)))
 
 
 def _text(value: Union[str, bytes]) -> str:

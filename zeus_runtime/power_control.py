@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Protocol, Tuple
 
 from zeus_runtime.agent_background import AgentStatus
+from zeus_runtime.agent_wishes import FINAL_REFUSALS
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import Ledger, Moment
 from zeus_runtime.notices import Notices
@@ -247,6 +248,15 @@ class PowerControl:
             self._ledger.spoil()
             if self._state in (_State.TRIAL, _State.RESOLVING):
                 self._trial, self._state = None, _State.ASKING
+        if lease is not None and lease.dry_run:
+            lease = None  # nothing was set: the limit is none of ours
+            self._notices.warn(
+                "dry-run",
+                "the policy of this node is on trial: the agent sets no power limit. Training goes "
+                "on at the limit that there is",
+            )
+            if self._state is _State.ASKING:
+                self._end_profile()
         before = None if self._lease is None else self._lease.applied_watts
         after = None if lease is None else lease.applied_watts
         self._lease = lease
@@ -262,10 +272,18 @@ class PowerControl:
         if problem is not None:
             if problem.code == ErrorCode.FOREIGN_CHANGE.value:
                 self._state = _State.OFF
+            final = problem.code in _FINAL
             self._notices.warn(
-                "power-limit",
-                f"the agent does not set the power limit: {problem.message}. Training goes on at "
-                "the limit that there is",
+                "power-limit" if final else "power-limit-now",
+                f"the agent does not set the power limit{'' if final else ' now'}: "
+                f"{problem.message}. Training goes on at the limit that there is"
+                f"{'' if final else ', and it is asked again'}",
+            )
+        elif status.refusal is not None:
+            self._notices.warn(
+                "agent-refuses",
+                f"the agent does not serve this run: {status.refusal.message}. Training goes on "
+                "at the power limit that there is",
             )
         elif not status.connected and status.error not in ("", "not connected yet", "closed"):
             self._notices.warn(
@@ -287,7 +305,7 @@ class PowerControl:
         if candidate is None or lease is None or lease.requested_watts != candidate:
             problem = status.problems.get(self._uuid)
             if problem is not None and problem.code in _FINAL:
-                self._state = _State.OFF
+                self._end_profile()
             return
         if self._profile.clamped(candidate, lease.applied_watts):
             self._profile.skip()  # clamped to one that was measured already
@@ -296,8 +314,7 @@ class PowerControl:
         period = self._meter.period_seconds
         if period is None:
             if self._meter.problem:
-                self._state = _State.OFF  # without a meter nothing can be compared
-                self._agent.release(self._uuid)
+                self._end_profile()  # without a meter nothing can be compared
             return  # the counter's period is still being learned
         self._rules = TrialRules.for_period(period, self._steps.per_epoch, self._steps.partial_last)
         self._trial = Trial(
@@ -352,8 +369,12 @@ class PowerControl:
             self._notices.warn(
                 "profile", "power limits can't be compared: the GPU's energy counter can't be read"
             )
-            self._state = _State.OFF
-            self._agent.release(self._uuid)
+            self._end_profile()
+
+    def _end_profile(self) -> None:
+        """Go on at the limit found; a candidate's must not come later, with another agent."""
+        self._state = _State.OFF
+        self._agent.release(self._uuid)
 
     def _hold(self) -> None:
         best = self._profile.best
@@ -364,14 +385,5 @@ class PowerControl:
         self._agent.want_power_limit(self._uuid, best.power_limit_watts)
 
 
-_FINAL = frozenset(
-    {
-        ErrorCode.NO_PERMISSION.value,
-        ErrorCode.NOT_SUPPORTED.value,
-        ErrorCode.FORBIDDEN.value,
-        ErrorCode.NOT_FOUND.value,
-        ErrorCode.BAD_REQUEST.value,
-        ErrorCode.FOREIGN_CHANGE.value,
-    }
-)
+_FINAL = FINAL_REFUSALS | {ErrorCode.NOT_FOUND.value}
 """Refusals that end profiling; after others the agent's thread tries again."""

@@ -486,7 +486,10 @@ def decode_result(data: bytes) -> Optional[Result]:
 #   DELETE /v1/sessions/{session}/gpus/{uuid}/power-limit     restore and release
 #   PUT    /v1/sessions/{session}/report             the Result so far, as JSON
 #   DELETE /v1/sessions/{session}                    restore and release all, end the session
-#   GET    /v1/leases                                [Lease]
+#   GET    /v1/leases                                [Lease], the caller's own if it is a pod
+#   GET    /v1/reports                               [PodReport], the newest first
+#   GET    /v1/reports/{pod uid}                     PodReport
+#   GET    /v1/openapi.json                          this, for programs
 #   GET    /healthz   /readyz   /metrics
 #
 # An error is a status of 4xx or 5xx with the body `ApiError`.
@@ -569,6 +572,7 @@ class Lease:
         previous_watts: what the agent found before, and puts back.
         clamped: the request was outside the bounds and was moved to the nearest one.
         foreign_change: someone else changed the limit; the agent yields and no longer sets it.
+        dry_run: the policy on the node only tries itself out: nothing was set.
     """
 
     session: str
@@ -580,6 +584,7 @@ class Lease:
     clamped: bool = False
     foreign_change: bool = False
     expires_in_seconds: float = SESSION_TTL_SECONDS
+    dry_run: bool = False
 
     @classmethod
     def from_body(cls, raw: Mapping[str, Any]) -> Lease:
@@ -600,6 +605,35 @@ class SessionInfo:
         """Parse a response body."""
         leases = tuple(Lease.from_body(lease) for lease in raw.get("leases", ()))
         return _from_mapping(cls, {**raw, "leases": leases}, "session")
+
+
+@dataclass(frozen=True)
+class PodReport:
+    """The newest report of a pod, kept after its session has ended.
+
+    For the operator's ServiceAccount alone: what a pod says of itself is for nobody else.
+
+    Args:
+        received_at: when it came, seconds since 1970 by the node's clock.
+        result: as the pod sent it; not checked against anything but its shape.
+    """
+
+    pod_uid: str
+    namespace: str
+    pod: str
+    received_at: float
+    result: Result
+
+    @classmethod
+    def from_body(cls, raw: Mapping[str, Any]) -> PodReport:
+        """Parse a response body.
+
+        Raises:
+            ProtocolError: it is malformed.
+        """
+        if not isinstance(raw.get("result"), Mapping):
+            raise ProtocolError("report.result: expected an object")
+        return _from_mapping(cls, {**raw, "result": Result.from_body(raw["result"])}, "report")
 
 
 @dataclass(frozen=True)
@@ -636,4 +670,5 @@ class ErrorCode(str, enum.Enum):
     GPU_SHARED = "gpu_shared"  # others use the board too, and the policy leaves those alone
     POLICY_DENIED = "policy_denied"  # the node's administrator does not allow it
     RATE_LIMITED = "rate_limited"  # changes come faster than the policy allows
+    NOT_READY = "not_ready"  # of `GET /readyz` alone: the message says what is missing
     INTERNAL = "internal"  # a fault of the agent; its log says more

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpu_simulator import library
 from gpu_simulator.build import BuildError, build_library
+from gpu_simulator.faults import FAULTS, UNTIL_CLEARED, Scope, Throttle, Unsupported
 from gpu_simulator.state import (
-    FAULTS,
     STATE_VARIABLE,
-    UNTIL_CLEARED,
-    Scope,
     Simulator,
     SimulatorError,
-    Unsupported,
     WritableBy,
     create_state,
     environment,
@@ -31,7 +29,12 @@ _UNSUPPORTED = {
     "energy": Unsupported.ENERGY_COUNTER,
     "power-usage": Unsupported.POWER_USAGE,
     "limit-get": Unsupported.LIMIT_GET,
+    "persistence": Unsupported.PERSISTENCE,
+    "clock-reasons": Unsupported.CLOCK_REASONS,
+    "processes": Unsupported.PROCESSES,
+    "mig": Unsupported.MIG,
 }
+_THROTTLES = {reason.name.lower().replace("_", "-"): reason for reason in Throttle if reason.name}
 _SCOPES = {"reads": Scope.READS, "writes": Scope.WRITES, "all": Scope.ALL}
 _EPILOG = f"""\
 The state is the file --state names, else ${STATE_VARIABLE}.  Example:
@@ -113,13 +116,18 @@ def _parser() -> argparse.ArgumentParser:
         "--scope", choices=list(_SCOPES), help="calls that error, hang, slow hit"
     )
     fault_set.add_argument(
+        "--calls", metavar="GROUPS", help="calls that error hits, as unsupported takes them"
+    )
+    fault_set.add_argument("--count", type=int, default=0, help="how many calls error hits")
+    fault_set.add_argument(
         "name", choices=[*map(_to_option, FAULTS), "hang", "slow", "driver-reload", "counter-reset"]
     )
     fault_set.add_argument(
         "value",
         nargs="?",
         help="NVML code (error), watts (enforced-cap-watts), seconds (hang, slow; "
-        f"'forever'), or one of {', '.join(_UNSUPPORTED)} with commas (unsupported)",
+        f"'forever'), or some of {', '.join(_UNSUPPORTED)} (unsupported) or "
+        f"{', '.join(_THROTTLES)} (throttle) with commas",
     )
     fault_set.set_defaults(run=_fault_set)
     fault_clear = actions.add_parser("clear", help="turn a fault, or every fault, off")
@@ -127,6 +135,48 @@ def _parser() -> argparse.ArgumentParser:
     fault_clear.add_argument("name", nargs="?", choices=[*map(_to_option, FAULTS), "hang", "slow"])
     fault_clear.set_defaults(run=_fault_clear)
 
+    driver = commands.add_parser("driver", help="unload and load the driver of the whole machine")
+    driver.add_argument("action", choices=["unload", "load"])
+    driver.set_defaults(run=_driver)
+    mig = commands.add_parser("mig", help="cut A100 and H100 into MIG instances")
+    mig_actions = mig.add_subparsers(required=True, metavar="ACTION")
+    for name, what in (
+        ("on", "switch MIG on: work is lost"),
+        ("off", "switch it off: work and instances are lost"),
+        ("create", "make instances of PROFILE, e.g. 1g.5gb"),
+        ("destroy", "remove the instances of UUID, every one without"),
+    ):
+        action = mig_actions.add_parser(name, help=what)
+        action.add_argument("--index", help="index or UUID of the GPU (default: every one)")
+        if name in ("create", "destroy"):
+            action.add_argument(
+                "names",
+                nargs="+" if name == "create" else "*",
+                metavar="PROFILE" if name == "create" else "UUID",
+            )
+        action.set_defaults(run=_mig, action=name)
+
+    plugin = commands.add_parser(
+        "device-plugin", help="offer the GPUs to a node's kubelet, until SIGTERM"
+    )
+    plugin.add_argument(
+        "--plugin-dir",
+        type=Path,
+        default=Path("/var/lib/kubelet/device-plugins"),
+        help="the kubelet's folder (default: %(default)s)",
+    )
+    plugin.add_argument("--resource", default="nvidia.com/gpu", help="default: %(default)s")
+    plugin.add_argument(
+        "--replicas", type=int, default=1, help="pods that may share a GPU (time-slicing)"
+    )
+    plugin.add_argument(
+        "--mig-strategy",
+        choices=["none", "single", "mixed"],
+        default="mixed",
+        help="offer MIG instances not, as GPUs, or by profile (default: %(default)s)",
+    )
+    plugin.add_argument("--poll-seconds", type=float, default=1.0, help="default: %(default)g")
+    plugin.set_defaults(run=_device_plugin)
     env = commands.add_parser("env", help="print the environment to `eval`")
     env.set_defaults(run=_env)
     path = commands.add_parser("path", help="print the path of the library, built if needed")
@@ -187,6 +237,7 @@ def _show(options: argparse.Namespace) -> None:
                     "name": gpu.name,
                     "model": gpu.model,
                     "workload": gpu.workload,
+                    "mig_instances": [vars(found) for found in simulator.instances(gpu.index)],
                     **{key: _json_number(value) for key, value in gpu.numbers.items()},
                 }
                 for gpu in gpus
@@ -211,6 +262,8 @@ def _show(options: argparse.Namespace) -> None:
             f"   workload {gpu.workload}, {numbers['queued']:.0f} queued, "
             f"{numbers['finished']:.0f} done"
         )
+        for instance in simulator.instances(gpu.index):
+            print(f"   MIG {instance.profile} {instance.uuid}")
         for name, value in gpu.faults.items():
             print(f"   fault {_to_option(name)} {value:g}")
 
@@ -246,15 +299,23 @@ def _fault_set(options: argparse.Namespace) -> None:
         else:
             fault = _to_fault(options.name)
             scope = _SCOPES[options.scope] if options.scope else None
-            simulator.set_fault(gpu, fault, _fault_value(fault, options.value), scope=scope)
+            calls = _mask(_UNSUPPORTED, options.calls, "--calls") if options.calls else None
+            value = _fault_value(fault, options.value)
+            simulator.set_fault(
+                gpu,
+                fault,
+                value,
+                scope=scope,
+                calls=None if calls is None else Unsupported(calls),
+                count=options.count,
+            )
 
 
 def _fault_value(fault: str, text: str | None) -> float:
     if fault == "unsupported":
-        names = (text or "").split(",")
-        if not set(names) <= set(_UNSUPPORTED):
-            raise SimulatorError(f"unsupported takes some of {', '.join(_UNSUPPORTED)}")
-        return float(sum(_UNSUPPORTED[name] for name in set(names)))
+        return float(_mask(_UNSUPPORTED, text, fault))
+    if fault == "throttle":
+        return float(_mask(_THROTTLES, text, fault))
     if fault == "hang_seconds" and text in (None, "forever"):
         return UNTIL_CLEARED
     if fault in ("error", "enforced_cap_watts", "slow_seconds") and text is None:
@@ -265,10 +326,52 @@ def _fault_value(fault: str, text: str | None) -> float:
         raise SimulatorError(f"{_to_option(fault)} takes a number, not {text!r}") from None
 
 
+def _mask(names: Mapping[str, int], text: str | None, what: str) -> int:
+    chosen = set((text or "").split(","))
+    if not chosen <= set(names):
+        raise SimulatorError(f"{what} takes some of {', '.join(names)}")
+    return sum(names[name] for name in chosen)
+
+
+def _driver(options: argparse.Namespace) -> None:
+    simulator = Simulator(_state_path(options))
+    if options.action == "unload":
+        simulator.unload_driver()
+    else:
+        simulator.load_driver()
+
+
+def _mig(options: argparse.Namespace) -> None:
+    simulator = Simulator(_state_path(options))
+    for gpu in _chosen(simulator, options):
+        if options.action in ("on", "off"):
+            simulator.set_mig_mode(gpu, options.action == "on")
+        elif options.action == "create":
+            for profile in options.names:
+                print(simulator.create_instance(gpu, profile).uuid)
+        else:
+            for uuid in options.names or [found.uuid for found in simulator.instances(gpu)]:
+                simulator.destroy_instance(gpu, uuid)
+
+
 def _fault_clear(options: argparse.Namespace) -> None:
     simulator = Simulator(_state_path(options))
     for gpu in _chosen(simulator, options):
         simulator.clear_fault(gpu, _to_fault(options.name) if options.name else None)
+
+
+def _device_plugin(options: argparse.Namespace) -> None:
+    if importlib.util.find_spec("grpc") is None:
+        raise SimulatorError("the device plug-in needs grpcio: pip install 'zeus-operator[agent]'")
+    # Here: the other commands need no gRPC.
+    from gpu_simulator.device_plugin import inventory, plugin
+
+    if options.replicas < 1 or not 0 < options.poll_seconds <= 60:
+        raise SimulatorError("--replicas is at least 1, --poll-seconds within 0 and 60")
+    settings = inventory.Settings(
+        options.resource, options.replicas, inventory.MigStrategy(options.mig_strategy)
+    )
+    plugin.serve(_state_path(options), options.plugin_dir, settings, options.poll_seconds)
 
 
 def _env(options: argparse.Namespace) -> None:

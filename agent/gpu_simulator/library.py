@@ -68,6 +68,13 @@ def load() -> ctypes.CDLL:
         "gpuSimSet": (c_int, [c_void_p, c_int, c_char_p, c_double]),
         "gpuSimGetText": (c_int, [c_void_p, c_int, c_char_p, c_char_p, c_uint]),
         "gpuSimSetWorkload": (c_int, [c_void_p, c_int, c_char_p]),
+        "gpuSimMigProfile": (c_int, [c_void_p, c_int, c_uint, c_char_p, c_uint]),
+        "gpuSimMigCreate": (c_int, [c_void_p, c_int, c_char_p, c_char_p, c_uint]),
+        "gpuSimMigDestroy": (c_int, [c_void_p, c_int, c_char_p]),
+        "gpuSimMigGet": (
+            c_int,
+            [c_void_p, c_int, c_int, c_char_p, c_char_p, c_uint, POINTER(c_uint)],
+        ),
         "gpuSimPredict": (c_int, [c_char_p, c_char_p, c_double, c_double, point]),
         "gpuSimEvaluate": (None, [point, c_double, c_double, point]),
         "gpuSimParameters": (c_int, [c_char_p, c_char_p, point]),

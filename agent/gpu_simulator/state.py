@@ -7,16 +7,19 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from pathlib import Path
 
 from gpu_simulator import library
 from gpu_simulator.build import build_library
+from gpu_simulator.faults import FAULTS, Scope, Unsupported
 
 STATE_VARIABLE = "GPU_SIM_STATE"
-UNTIL_CLEARED = float("inf")
+VISIBLE_VARIABLE = "GPU_SIM_VISIBLE"
 
 _MAX_GPUS = 16
+_MAX_INSTANCES = 7
+_TEXT_BYTES = 96
 
 
 class SimulatorError(RuntimeError):
@@ -33,23 +36,6 @@ class WritableBy(IntEnum):
     CREATOR = 0  # the user who made the state
     ROOT = 1  # nobody: as on a real machine
     ANYONE = 2
-
-
-class Unsupported(IntFlag):
-    """Calls that a device can be made to lack."""
-
-    POWER_SET = 1
-    ENERGY_COUNTER = 2
-    POWER_USAGE = 4
-    LIMIT_GET = 8
-
-
-class Scope(IntFlag):
-    """Which calls an error, a hang or a delay applies to."""
-
-    READS = 1
-    WRITES = 2
-    ALL = 3
 
 
 @dataclass(frozen=True)
@@ -69,17 +55,13 @@ class SimulatedGpu:
         return {name: self.numbers[name] for name in FAULTS if self.numbers[name] != 0}
 
 
-FAULTS = (
-    "lost",
-    "no_permission",
-    "unsupported",
-    "error",
-    "set_ignored",
-    "enforced_cap_watts",
-    "slow_seconds",
-    "hang_seconds",
-)
-"""Live faults of a device; 0 is off.  docs/reference/gpu-simulator.md describes each."""
+@dataclass(frozen=True)
+class MigInstance:
+    """A part of a GPU: its UUID, profile ("1g.5gb") and GPU instance id."""
+
+    uuid: str
+    profile: str
+    instance_id: int
 
 
 class Simulator:
@@ -152,7 +134,7 @@ class Simulator:
         raise SimulatorError(f"no GPU {gpu}")
 
     def _text(self, index: int, key: str) -> str:
-        buffer = ctypes.create_string_buffer(96)
+        buffer = ctypes.create_string_buffer(_TEXT_BYTES)
         error = self._library.gpuSimGetText(self._map, index, key.encode(), buffer, len(buffer))
         if error:
             raise SimulatorError(f"can't read {key}: {os.strerror(error)}")
@@ -210,29 +192,44 @@ class Simulator:
     # ---- faults ----------------------------------------------------------------------------
 
     def set_fault(
-        self, gpu: int | str, fault: str, value: float = 1, *, scope: Scope | None = None
+        self,
+        gpu: int | str,
+        fault: str,
+        value: float = 1,
+        *,
+        scope: Scope | None = None,
+        calls: Unsupported | None = None,
+        count: int = 0,
     ) -> None:
         """Turn `fault` (one of `FAULTS`) on while clients run.
 
         Args:
             gpu: index or UUID.
             fault: name in `FAULTS`.
-            value: what the fault takes: an `Unsupported` mask, an NVML error code, watts,
-                seconds (`UNTIL_CLEARED` for a hang without end), else 1.
+            value: what the fault takes: an `Unsupported` or `Throttle` mask, an NVML error code,
+                watts, seconds (`UNTIL_CLEARED` for a hang without end), else 1.
             scope: which calls an error, a hang or a delay applies to; None leaves it (all).
+            calls: of an error: the groups that it hits; None: every call of the scope.
+            count: of an error: how many calls it hits; 0: all until it is cleared.
         """
         if fault not in FAULTS:
             raise SimulatorError(f"no fault {fault!r}; there are {', '.join(FAULTS)}")
         if scope is not None:
             self.set("scope", scope, gpu)
+        if fault == "error":
+            self.set("error_calls", calls or 0, gpu)
+            self.set("error_count", count, gpu)
         self.set(fault, value, gpu)
 
     def clear_fault(self, gpu: int | str, fault: str | None = None) -> None:
-        """Turn `fault`, or every fault, off.  A lost GPU comes back as after a reset."""
+        """Turn `fault`, or every fault, off.  A GPU that was away comes back as after a reset."""
         if fault is not None and fault not in FAULTS:
             raise SimulatorError(f"no fault {fault!r}; there are {', '.join(FAULTS)}")
         for name in (fault,) if fault is not None else FAULTS:
             self.set(name, 0, gpu)
+        if fault in (None, "error"):
+            self.set("error_calls", 0, gpu)
+            self.set("error_count", 0, gpu)
         if fault is None:
             self.set("scope", Scope.ALL, gpu)
 
@@ -247,6 +244,79 @@ class Simulator:
         """
         for index in range(self.device_count) if gpu is None else (self._position(gpu),):
             self.set("driver_reload", 1, index)
+
+    def unload_driver(self) -> None:
+        """Take the driver away: every call answers DRIVER_NOT_LOADED, and all is forgotten.
+
+        Limits, persistence mode, counters, MIG instances and work are lost on every GPU.
+        """
+        self.set("driver_unloaded", 1)
+
+    def load_driver(self) -> None:
+        """Load the driver again.  Who used it before has to initialise NVML anew."""
+        self.set("driver_unloaded", 0)
+
+    # ---- MIG -------------------------------------------------------------------------------
+
+    def set_mig_mode(self, gpu: int | str, enabled: bool) -> None:
+        """Switch MIG on or off at once; work and instances are lost.
+
+        Raises:
+            SimulatorError: the model has no MIG.
+        """
+        if enabled and not self.mig_profiles(gpu):
+            raise SimulatorError(f"{self.device(gpu).name} has no MIG: use an A100 or H100")
+        if self.mig_profiles(gpu):
+            self.set("mig", enabled, gpu)
+
+    def mig_profiles(self, gpu: int | str) -> tuple[str, ...]:
+        """Return the profiles that the GPU can be cut into, none if it has no MIG."""
+        index, found = self._position(gpu), list[str]()
+        name = ctypes.create_string_buffer(_TEXT_BYTES)
+        while not self._library.gpuSimMigProfile(self._map, index, len(found), name, len(name)):
+            found.append(name.value.decode())
+        return tuple(found)
+
+    def create_instance(self, gpu: int | str, profile: str) -> MigInstance:
+        """Cut one more instance out of the GPU.
+
+        Raises:
+            SimulatorError: MIG is off, no such profile, or no room.
+        """
+        index = self._position(gpu)
+        uuid = ctypes.create_string_buffer(_TEXT_BYTES)
+        error = self._library.gpuSimMigCreate(self._map, index, profile.encode(), uuid, len(uuid))
+        if error == errno.EPERM:
+            raise SimulatorError(f"MIG is off on GPU {index}: switch it on first")
+        if error == errno.ENOENT:
+            known = ", ".join(self.mig_profiles(gpu))
+            raise SimulatorError(f"no MIG profile {profile!r}; there are {known}")
+        if error:
+            raise SimulatorError(f"GPU {index} has no room for a {profile}")
+        made = uuid.value.decode()
+        return next(found for found in self.instances(gpu) if found.uuid == made)
+
+    def destroy_instance(self, gpu: int | str, uuid: str) -> None:
+        """Remove an instance.
+
+        Raises:
+            SimulatorError: there is none of that UUID.
+        """
+        index = self._position(gpu)
+        if self._library.gpuSimMigDestroy(self._map, index, uuid.encode()):
+            raise SimulatorError(f"no MIG instance {uuid} on GPU {index}")
+
+    def instances(self, gpu: int | str) -> tuple[MigInstance, ...]:
+        """Return the instances of the GPU in NVML's order."""
+        index, found = self._position(gpu), list[MigInstance]()
+        for slot in range(_MAX_INSTANCES):
+            uuid, profile = (ctypes.create_string_buffer(_TEXT_BYTES) for _ in range(2))
+            number = ctypes.c_uint()
+            if not self._library.gpuSimMigGet(
+                self._map, index, slot, uuid, profile, _TEXT_BYTES, ctypes.byref(number)
+            ):
+                found.append(MigInstance(uuid.value.decode(), profile.value.decode(), number.value))
+        return tuple(found)
 
 
 def _unknown_workload(workload: str) -> str:

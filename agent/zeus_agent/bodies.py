@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from typing import Any
 
-from zeus_agent.leases import Refused
-from zeus_runtime.protocol import (
-    SESSION_TTL_SECONDS,
-    ErrorCode,
-    PowerLimitRequest,
-    ProtocolError,
-    Result,
-    SessionRequest,
-)
+from zeus_agent.schemas import Schema, bad, checked, schema_of
+from zeus_runtime.protocol import PowerLimitRequest, Result, SessionRequest
 
-MIN_TTL_SECONDS = 1.0
-MAX_TTL_SECONDS = 600.0
-MAX_WATTS = 100_000.0  # far above any device: what is more is a mistake of units
-MAX_SEQUENCE = 1 << 53
-_LARGEST = sys.float_info.max
+SESSION_NAME: Schema = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,252}$",
+    "description": ("1 to 253 letters, digits and ._:/@-, beginning with a letter or digit"),
+}
+GPU_UUID: Schema = {
+    "type": "string",
+    "pattern": "^(GPU|MIG)-[A-Za-z0-9-]{1,80}$",
+    "description": "a UUID as NVML gives it, GPU-…; an index is not accepted",
+}
+POD_UID: Schema = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9-]{1,64}$",
+    "description": "a pod's UID",
+}
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,252}")
-_GPU_UUID = re.compile(r"(GPU|MIG)-[A-Za-z0-9-]{1,80}")
-
-
-def _bad(message: str) -> Refused:
-    return Refused(ErrorCode.BAD_REQUEST, message)
+_SESSION_NAME = re.compile(SESSION_NAME["pattern"][1:-1])
+_GPU_UUID = re.compile(GPU_UUID["pattern"][1:-1])
+_POD_UID = re.compile(POD_UID["pattern"][1:-1])
+_SESSION_REQUEST = schema_of(SessionRequest)
+_POWER_LIMIT_REQUEST = schema_of(PowerLimitRequest)
+_RESULT = schema_of(Result)
 
 
 def json_object(data: bytes) -> dict[str, Any]:
@@ -40,11 +42,11 @@ def json_object(data: bytes) -> dict[str, Any]:
     if not data.strip():
         return {}
     try:
-        body = json.loads(data, parse_constant=_no_constant)
+        body = _decode(data.decode())
     except (ValueError, RecursionError) as error:
-        raise _bad(f"the body is not JSON: {error}") from None
+        raise bad(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise _bad(f"the body: expected an object, got {type(body).__name__}")
+        raise bad(f"the body: expected an object, got {type(body).__name__}")
     return body
 
 
@@ -52,17 +54,17 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode  # made once, not for each body
+
+
 def session_name(text: str) -> str:
     """Check the name of a session.
 
     Raises:
-        Refused: it is not 1 to 253 letters, digits and `._:/@-`, a letter or digit first.
+        Refused: it is none.
     """
-    if not _NAME.fullmatch(text):
-        raise _bad(
-            "session: expected 1 to 253 letters, digits and ._:/@-, beginning with a letter or "
-            "digit"
-        )
+    if not _SESSION_NAME.fullmatch(text):
+        raise bad(f"session: expected {SESSION_NAME['description']}")
     return text
 
 
@@ -73,7 +75,18 @@ def gpu_uuid(text: str) -> str:
         Refused: it does not look like one; an index is none.
     """
     if not _GPU_UUID.fullmatch(text):
-        raise _bad("gpu: expected a UUID as NVML gives it, GPU-…; an index is not accepted")
+        raise bad(f"gpu: expected {GPU_UUID['description']}")
+    return text
+
+
+def pod_uid(text: str) -> str:
+    """Check a pod's UID.
+
+    Raises:
+        Refused: it does not look like one.
+    """
+    if not _POD_UID.fullmatch(text):
+        raise bad(f"pod: expected {POD_UID['description']}")
     return text
 
 
@@ -83,14 +96,7 @@ def session_request(body: dict[str, Any]) -> SessionRequest:
     Raises:
         Refused: a field is malformed.
     """
-    return SessionRequest(
-        job=_label(body, "job"),
-        recurrence=_label(body, "recurrence"),
-        attempt=_integer(body, "attempt", 0),
-        ttl_seconds=_number(
-            body, "ttl_seconds", MIN_TTL_SECONDS, MAX_TTL_SECONDS, SESSION_TTL_SECONDS
-        ),
-    )
+    return SessionRequest(**checked(body, _SESSION_REQUEST, ""))
 
 
 def power_limit_request(body: dict[str, Any]) -> PowerLimitRequest:
@@ -99,12 +105,7 @@ def power_limit_request(body: dict[str, Any]) -> PowerLimitRequest:
     Raises:
         Refused: a field is missing or malformed.
     """
-    if "power_limit_watts" not in body:
-        raise _bad("power_limit_watts: missing; the limit in watts")
-    return PowerLimitRequest(
-        power_limit_watts=_number(body, "power_limit_watts", 0.001, MAX_WATTS, 0.0),
-        sequence=_integer(body, "sequence", 0),
-    )
+    return PowerLimitRequest(**checked(body, _POWER_LIMIT_REQUEST, ""))
 
 
 def result(body: dict[str, Any]) -> Result:
@@ -113,43 +114,4 @@ def result(body: dict[str, Any]) -> Result:
     Raises:
         Refused: a field is missing or malformed.
     """
-    try:
-        parsed = Result.from_body(body)
-    except (ProtocolError, OverflowError) as error:  # whole numbers may be larger than any float
-        raise _bad(f"result: {str(error).removeprefix('result: ')}") from None
-    for name in ("sequence", "epochs", "batch_size", "gpu_count", "attempt"):
-        _integer(body, name, 0)
-    for name in ("time_seconds", "max_power_watts"):
-        _number(body, name, 0.0, _LARGEST, 0.0)
-    for name in ("energy_joules", "epoch_energy_joules", "epoch_time_seconds"):
-        if body.get(name) is not None:
-            _number(body, name, 0.0, _LARGEST, 0.0)
-    for name in ("job", "recurrence", "gpu_model", "gpu_driver"):
-        _label(body, name)
-    if parsed.outcome is not None:
-        _label(body, "outcome")
-    return parsed
-
-
-def _label(body: dict[str, Any], name: str) -> str:
-    value = body.get(name, "")
-    if not isinstance(value, str) or len(value) > 253:
-        raise _bad(f"{name}: expected text of at most 253 characters")
-    return value
-
-
-def _integer(body: dict[str, Any], name: str, default: int) -> int:
-    value = body.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SEQUENCE:
-        raise _bad(f"{name}: expected a whole number from 0 to {MAX_SEQUENCE}")
-    return value
-
-
-def _number(
-    body: dict[str, Any], name: str, lowest: float, highest: float, default: float
-) -> float:
-    value = body.get(name, default)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not lowest <= value <= highest:
-        raise _bad(f"{name}: expected a number from {lowest:g} to {highest:g}")
-    return float(value)
+    return Result.from_body(checked(body, _RESULT, ""))

@@ -4,81 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import math
 from collections.abc import Callable
-from typing import Protocol
 
-from zeus_agent.gpu import Gpu, GpuUnavailable
-from zeus_agent.journal import Journal
-from zeus_agent.leases import (
+from zeus_agent.durable import DurableLimits
+from zeus_agent.gpu import Gpu
+from zeus_agent.hands import Hands
+from zeus_agent.leases import LeaseMachine
+from zeus_agent.limit_events import Counter, LimitEvents
+from zeus_agent.limits import (
     Apply,
+    Approval,
     Forget,
-    LeaseMachine,
+    HoldDefault,
     LeaseView,
     Refused,
     Restore,
-    SavedLimit,
     is_same_limit,
 )
 from zeus_agent.logs import note
 from zeus_agent.nvml import Kind, NvmlFailure
-from zeus_agent.worker import Worker, WorkerTimeout
+from zeus_agent.policing import Policing
+from zeus_agent.refusals import (
+    DeviceTrouble,
+    dry_run_changed,
+    foreign_refusal,
+    ignored_refusal,
+    refusal_for,
+    session_over,
+    unsteady_refusal,
+)
+from zeus_agent.waiting import Waiting
+from zeus_agent.worker import WorkerTimeout
 from zeus_runtime.protocol import ErrorCode
 
 logger = logging.getLogger("zeus_agent.limits")
 
-DISK_TIMEOUT_SECONDS = 5.0
+PROFILING_SECONDS = 5.0
+"""A lease whose limit has changed within this time is taken to be profiling."""
 
-DeviceTrouble = (NvmlFailure, WorkerTimeout, GpuUnavailable)
-
-
-class Counter(Protocol):
-    """Counts what happens to limits."""
-
-    def limit_set(self, gpu_uuid: str) -> None:
-        """Count a limit that was set for a lease."""
-
-    def limit_restored(self, gpu_uuid: str) -> None:
-        """Count a limit that was put back."""
-
-    def restore_failed(self, gpu_uuid: str) -> None:
-        """Count a try to put a limit back that failed."""
-
-    def foreign_change(self, gpu_uuid: str) -> None:
-        """Count a limit found changed by somebody else."""
-
-
-class DurableLimits:
-    """The journal behind a thread, so that a slow disk stops neither loop nor GPUs."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._worker = Worker("journal")
-
-    async def save(
-        self, saved: SavedLimit, energy_millijoules: int | None, *, durable: bool
-    ) -> None:
-        """Store `saved`.
-
-        Raises:
-            OSError, WorkerTimeout: it is not known to be stored.
-        """
-        await self._worker.call(
-            lambda: self._journal.save(saved, energy_millijoules, durable=durable),
-            DISK_TIMEOUT_SECONDS,
-        )
-
-    async def forget(self, gpu_uuid: str) -> None:
-        """Remove what is stored.
-
-        Raises:
-            OSError, WorkerTimeout: it may still be there.
-        """
-        await self._worker.call(lambda: self._journal.forget(gpu_uuid), DISK_TIMEOUT_SECONDS)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._worker.stop()
+_DECISIONS = 3  # on what is found, where it is another limit each time when it is to be replaced
+_WORTH_A_LINE_SECONDS = 8.0  # of back-off: the first failure is told, and then these
 
 
 class Controller:
@@ -90,6 +58,8 @@ class Controller:
         disk: where limits are saved.
         clock: monotonic seconds.
         counter: counts.
+        events: whom to tell.
+        on_profiling: called when a lease's limit has changed: `is_profiling` is true now.
     """
 
     def __init__(
@@ -99,21 +69,79 @@ class Controller:
         disk: DurableLimits,
         clock: Callable[[], float],
         counter: Counter,
+        events: LimitEvents | None = None,
+        on_profiling: Callable[[], None] = lambda: None,
     ) -> None:
         self.machine = machine
         self.gpu = gpu
-        self.version = 0  # changes before and after each write to the device
+        self.policing = Policing(machine, gpu, clock)
+        self._hands = Hands(machine, gpu, disk)
         self._disk = disk
         self._clock = clock
         self._counter = counter
+        self._events = events or LimitEvents()
+        self._on_profiling = on_profiling
+        self._line: Callable[[], None] | None = None  # to be logged when the callers have theirs
+        self._changed_at_seconds = -math.inf
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
-        self._waiting: list[tuple[int, str, asyncio.Future[LeaseView]]] = []
+        self._waiting = Waiting()
+
+    @property
+    def version(self) -> int:
+        """A number that changes before and after each write; odd while one goes on."""
+        return self._hands.version
+
+    # ---- what others ask --------------------------------------------------------
+
+    def wish(
+        self,
+        session: str,
+        milliwatts: int,
+        sequence: int,
+        *,
+        namespace: str | None = None,
+        shared: bool = False,
+    ) -> int:
+        """Take a session's wish, as the policy allows, and return its ticket for `result_of`.
+
+        Args:
+            session: who asks.
+            milliwatts: the limit.
+            sequence: of this wish; older ones than one seen are refused.
+            namespace: of the caller's pod; None: a process on this machine.
+            shared: others use the board too.
+
+        Raises:
+            Refused: by the policy, its rate, or the machine.
+        """
+        return self.policing.wish(session, milliwatts, sequence, namespace, shared)
 
     def wake(self) -> None:
         """Tell that the machine has changed."""
         self._settled.clear()
         self._wake.set()
+
+    def follow_policy(self) -> None:
+        """Do what the policy says now: end a lease that it does not allow, move one that it does.
+
+        To be called whenever the policy, the sharing of the board, or what the device accepts has
+        changed.
+        """
+        holder = self.machine.holder
+        refusal = self.policing.refusal_of_holder()
+        if holder is not None and refusal is not None:
+            self.machine.release(holder)
+        self.machine.set_rules(self.policing.rules())
+        if holder is not None and self.machine.holder is None:
+            self._tell_revoked(holder, refusal or dry_run_changed())
+        self.wake()
+
+    def revoke(self, session: str, why: Refused) -> None:
+        """End a session's lease, if it has this GPU's, and tell why."""
+        if self.machine.release(session):
+            self._tell_revoked(session, why)
+            self.wake()
 
     async def result_of(self, ticket: int, session: str) -> LeaseView:
         """Wait until a session's wish, or a newer one of its lease, was done.
@@ -121,8 +149,7 @@ class Controller:
         Raises:
             Refused: it could not be done.
         """
-        future: asyncio.Future[LeaseView] = asyncio.get_running_loop().create_future()
-        self._waiting.append((ticket, session, future))
+        future = self._waiting.add(ticket, session)
         self.wake()
         return await future
 
@@ -136,6 +163,26 @@ class Controller:
             return False
         return True
 
+    def is_profiling(self) -> bool:
+        """Whether a lease's limit has just changed, as it does while limits are compared."""
+        return self._clock() - self._changed_at_seconds < PROFILING_SECONDS
+
+    def tell_foreign(self, found_milliwatts: int) -> None:
+        """Tell that somebody else has changed the limit."""
+        uuid, watts, holder = self.gpu.uuid, found_milliwatts / 1000.0, self.machine.holder
+        self._counter.foreign_change(uuid)
+        note(
+            logger,
+            logging.WARNING,
+            "power limit changed by someone else; left alone",
+            gpu=uuid,
+            session=holder,
+            found_watts=watts,
+        )
+        self._events.on_foreign_change(uuid, watts, holder)
+
+    # ---- work -------------------------------------------------------------------
+
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
@@ -143,6 +190,8 @@ class Controller:
             work = self.machine.next_work(self._clock())
             if isinstance(work, Apply):
                 await self._apply(work)
+            elif isinstance(work, HoldDefault):
+                await self._hold_default(work)
             elif isinstance(work, Restore):
                 await self._restore(work)
             elif isinstance(work, Forget):
@@ -153,179 +202,247 @@ class Controller:
     async def _rest(self) -> None:
         """Wait for something to do."""
         # What still waits here has lost its lease before its turn came.
-        self._answer(None, self.machine.holder, None)
+        if self._waiting:
+            self._answer(None, self.machine.holder, None)
         delay: float | None = None
         if self.machine.is_settled():
             self._settled.set()
         else:
             delay = max(0.0, self.machine.retry_at_seconds - self._clock())
-        try:
+        if delay is None:
+            await self._wake.wait()
+            return
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._wake.wait()
-        except TimeoutError:
-            return
 
     def _answer(
         self, up_to_ticket: int | None, session: str | None, refusal: Refused | None
     ) -> None:
-        """Answer those who wait for a wish up to this one (None: all).
+        self._waiting.answer(up_to_ticket, session, refusal, self.machine.view())
 
-        What was done or refused was `session`'s; others that wait had their lease before, and
-        lost it before their turn came.
-        """
-        view = self.machine.view()
-        ended = Refused(ErrorCode.NOT_FOUND, "the lease was released before the limit was set")
-        still_waiting = []
-        for waiter in self._waiting:
-            ticket, waiting_session, future = waiter
-            if up_to_ticket is not None and ticket > up_to_ticket:
-                still_waiting.append(waiter)
-            elif future.done():
-                continue  # the caller has gone
-            elif waiting_session != session:
-                future.set_exception(ended)
-            elif refusal is None and view is not None and view.session == session:
-                future.set_result(view)
-            else:
-                future.set_exception(refusal or ended)
-        self._waiting = still_waiting
+    def _tell_revoked(self, holder: str, refusal: Refused) -> None:
+        uuid = self.gpu.uuid
+        self._answer(None, holder, refusal)
+        self._counter.lease_revoked(refusal.code.value)
+        note(
+            logger,
+            logging.WARNING,
+            "lease taken back",
+            gpu=uuid,
+            session=holder,
+            reason=refusal.message,
+        )
+        self._events.on_lease_revoked(uuid, holder, refusal)
+
+    # ---- a lease's wish -----------------------------------------------------------
 
     async def _apply(self, work: Apply) -> None:
         """Do a wish and answer; where the bounds have changed, leave it due, within new ones."""
         session = self.machine.holder
+        self.policing.begun(work.ticket)
         try:
-            refusal = await self._try_to_apply(work)
+            refusal = await (self._try_dry(work) if work.dry_run else self._try_to_apply(work))
         except DeviceTrouble as error:
             if await self._is_outside_new_bounds(work, error):
                 return
-            self.machine.apply_failed(work)
+            self.machine.apply_failed(work, self._clock())
             refusal = refusal_for(error)
-        self._answer(work.ticket, session, refusal)
+        # What somebody else has set is the answer to those too who have asked since.
+        is_foreign = refusal is not None and refusal.code is ErrorCode.FOREIGN_CHANGE
+        self._answer(None if is_foreign else work.ticket, session, refusal)
+        if self._line is not None:
+            # After the callers, who are next: a line takes longer than their answer.
+            asyncio.get_running_loop().call_soon(self._line)
+            self._line = None
 
     async def _is_outside_new_bounds(self, work: Apply, error: Exception) -> bool:
         """Where the driver took offence at the limit, look whether its bounds are others now."""
         if not (isinstance(error, NvmlFailure) and error.kind is Kind.ARGUMENT):
             return False
-        await self._learn_bounds()
+        await self._hands.learn_bounds()
         target, bounds = work.target_milliwatts, self.machine.bounds
         return bounds is not None and bounds.clamp(target) != target
 
     async def _try_to_apply(self, work: Apply) -> Refused | None:
         machine = self.machine
-        found = await self.gpu.limit()
-        saved = machine.approve_apply(work, found)
-        if saved is None:
-            if not machine.is_wanted(work):
-                return Refused(ErrorCode.NOT_FOUND, "the session ended before the limit was set")
-            self.tell_foreign(found)
-            return foreign_refusal(self.gpu.uuid, found)
-        if machine.must_store(saved):
-            refusal = await self._save(saved)
-            if refusal is not None:
-                machine.apply_failed(work)
+        expected = machine.expected(work)
+        if expected is not None and not machine.rules.enable_persistence:
+            is_done, refusal = await self._apply_over(work, expected)
+            if is_done:
                 return refusal
-        if not machine.is_wanted(work):
-            return Refused(ErrorCode.NOT_FOUND, "the session ended before the limit was set")
-        readback = await self._write(work.target_milliwatts)
-        if not is_same_limit(readback, work.target_milliwatts) and is_same_limit(readback, found):
-            machine.apply_failed(work)
-            return Refused(
-                ErrorCode.NVML_ERROR,
-                f"the driver took {work.target_milliwatts / 1000:g} W for {self.gpu.uuid} without "
-                f"an error, but its limit still is {readback / 1000:g} W",
-            )
+        for _ in range(_DECISIONS):
+            found = await self.gpu.limit()
+            persistence = await self._hands.found_persistence()
+            saved = machine.approve_apply(work, found, persistence)
+            if saved is None:
+                if not machine.is_wanted(work):
+                    return session_over()
+                self.tell_foreign(found)
+                return foreign_refusal(self.gpu.uuid, found)
+            refusal = await self._hands.save(saved)
+            if refusal is not None:
+                machine.apply_failed(work, self._clock())
+                return refusal
+            if not machine.is_wanted(work):
+                return session_over()
+            readback = await self._hands.put(work, found, persistence)
+            if readback is not None:
+                return await self._applied(work, found, readback)
+        machine.apply_failed(work, self._clock())
+        return unsteady_refusal(self.gpu.uuid)
+
+    async def _apply_over(self, work: Apply, expected: int) -> tuple[bool, Refused | None]:
+        """Do a wish of a lease that holds a limit, in one visit to the device.
+
+        Returns:
+            whether it was done or refused, and why refused; False: the disk must be waited for,
+            or what is there is not as expected, and nothing was written.
+        """
+        machine = self.machine
+        saved = machine.approve_apply(work, expected)
+        if saved is None:
+            return False, None
+        if not self._hands.may_write_over(saved):
+            return False, None
+        written = await self._hands.write_over(expected, work, saved)
+        if isinstance(written, Refused):
+            machine.apply_failed(work, self._clock())
+            return True, written
+        found, readback = written
+        if not machine.is_wanted(work) and readback is None:
+            return True, session_over()
+        if readback is None:
+            return False, None
+        return True, await self._applied(work, found, readback)
+
+    async def _applied(self, work: Apply, found: int, readback: int) -> Refused | None:
+        """Note what the device has after a write; return why that is not what was wished."""
+        machine, target = self.machine, work.target_milliwatts
+        if not is_same_limit(readback, target) and is_same_limit(readback, found):
+            machine.apply_failed(work, self._clock())
+            return ignored_refusal(self.gpu.uuid, target, readback)
         machine.applied(work, readback)
+        await self._hands.save_readback(readback)
         self._counter.limit_set(self.gpu.uuid)
-        if is_same_limit(found, readback):
-            return None  # nothing has changed that a log should tell
-        note(
+        if not is_same_limit(found, readback):  # else nothing has changed that a log should tell
+            self._changed_at_seconds = self._clock()
+            self._on_profiling()
+            self._note_set("power limit set", work, readback, found)
+        return None
+
+    async def _try_dry(self, work: Apply) -> Refused | None:
+        found = await self.gpu.limit()
+        if self.machine.tried(work, found) is None:
+            return session_over()
+        self._counter.limit_tried(self.gpu.uuid)
+        self._note_set("dry run: power limit not set", work, work.target_milliwatts, found)
+        return None
+
+    def _note_set(self, message: str, work: Apply, milliwatts: int, found: int) -> None:
+        view = self.machine.view()
+        self._line = functools.partial(
+            note,
             logger,
             logging.INFO,
-            "power limit set",
+            message,
             gpu=self.gpu.uuid,
-            session=machine.holder,
-            watts=readback / 1000.0,
+            session=self.machine.holder,
+            namespace=None if view is None else view.namespace,
+            watts=milliwatts / 1000.0,
             found_watts=found / 1000.0,
             clamped=work.clamped or None,
         )
-        return None
 
-    async def _save(self, saved: SavedLimit) -> Refused | None:
-        machine = self.machine
-        before = machine.saved
-        durable = (
-            before is None
-            or before.previous_milliwatts != saved.previous_milliwatts
-            or not machine.is_stored
-        )
-        reading = self.gpu.reading
-        energy_millijoules = None if reading is None else reading.energy_millijoules
+    # ---- without a lease ------------------------------------------------------------
+
+    async def _hold_default(self, work: HoldDefault) -> None:
+        machine, target = self.machine, work.target_milliwatts
         try:
-            await self._disk.save(saved, energy_millijoules, durable=durable)
-        except (OSError, WorkerTimeout) as error:
-            machine.not_stored(saved)
-            note(logger, logging.ERROR, "limit not saved", gpu=saved.gpu_uuid, reason=str(error))
-            return Refused(
-                ErrorCode.STATE_NOT_SAVED,
-                f"the limit found could not be stored ({error}); nothing was set",
-            )
-        machine.stored(saved)
-        return None
-
-    async def _learn_bounds(self) -> None:
-        """Read anew what the GPU accepts."""
-        with contextlib.suppress(*DeviceTrouble):
-            self.machine.bounds = await self.gpu.refresh_bounds()
-
-    async def _write(self, milliwatts: int) -> int:
-        self.version += 1
-        try:
-            return await self.gpu.set_limit(milliwatts)
-        finally:
-            self.version += 1
+            found = await self.gpu.limit()
+            persistence = await self._hands.found_persistence()
+            saved = machine.approve_default(work, found, persistence)
+            if saved is None:
+                if machine.default_yields:
+                    self.tell_foreign(found)
+                return
+            refusal = await self._hands.save(saved)
+            if refusal is not None:
+                self._failed("node default not set; tried again", refusal.message)
+                return
+            if not machine.is_wanted(work):
+                return
+            readback = await self._hands.put(work, found, persistence)
+            if readback is None:
+                return  # somebody came between, or a lease: it is decided anew
+        except DeviceTrouble as error:
+            await self._hands.learn_from(error)
+            self._failed("node default not set; tried again", str(error))
+            return
+        if not is_same_limit(readback, target) and is_same_limit(readback, found):
+            refusal = ignored_refusal(self.gpu.uuid, target, readback)
+            self._failed("node default not set; tried again", refusal.message)
+            return
+        machine.default_held(work, readback)
+        await self._hands.save_readback(readback)
+        self._counter.default_set(self.gpu.uuid)
+        if not is_same_limit(found, readback):
+            self._note_back("node default set", readback, found)
 
     async def _restore(self, work: Restore) -> None:
         machine = self.machine
         try:
-            found = await self.gpu.limit()
-            if not machine.approve_restore(found):
-                saved = machine.saved
-                if saved is not None and not is_same_limit(found, saved.previous_milliwatts):
-                    self.tell_foreign(found)
+            found = readback = await self.gpu.limit()
+            approval = machine.approve_restore(found)
+            if approval is Approval.FOREIGN:
+                self.tell_foreign(found)
+            if approval in (Approval.FOREIGN, Approval.NOT_NOW):
                 return
-            readback = await self._write(work.target_milliwatts)
+            if approval is Approval.WRITE:
+                readback = await self._hands.write(work.target_milliwatts)
+                if not is_same_limit(readback, work.target_milliwatts):
+                    reason = f"the driver took it, but the limit is {readback / 1000:g} W"
+                    self._failed(_NOT_RESTORED, reason)
+                    return
+            await self._hands.put_back_persistence(work.persistence)
         except DeviceTrouble as error:
-            if isinstance(error, NvmlFailure) and error.kind is Kind.ARGUMENT:
-                await self._learn_bounds()  # the next try is clamped to them
-            self._restore_failed(str(error))
-            return
-        if not is_same_limit(readback, work.target_milliwatts):
-            self._restore_failed(f"the driver took it, but the limit is {readback / 1000:g} W")
+            await self._hands.learn_from(error)
+            self._failed(_NOT_RESTORED, str(error))
             return
         machine.restored()
-        self._counter.limit_restored(self.gpu.uuid)
+        if approval is Approval.WRITE:
+            self._counter.limit_restored(self.gpu.uuid)
+            self._note_back("power limit restored", readback, found)
+
+    def _note_back(self, message: str, milliwatts: int, found: int) -> None:
         note(
             logger,
             logging.INFO,
-            "power limit restored",
+            message,
             gpu=self.gpu.uuid,
-            watts=readback / 1000.0,
+            watts=milliwatts / 1000.0,
             found_watts=found / 1000.0,
         )
 
-    def _restore_failed(self, reason: str) -> None:
+    def _failed(self, message: str, reason: str) -> None:
+        """Note that what is to hold without a lease could not be set."""
         is_first = self.machine.restore_failures == 0
+        is_of_ours = self.machine.restore_pending
         delay = self.machine.failed(self._clock())
-        self._counter.restore_failed(self.gpu.uuid)
-        if is_first or delay >= 8.0:  # the first, and then a line each half a minute at most
-            note(
-                logger,
-                logging.ERROR,
-                "power limit not restored; it stays saved and is tried again",
-                gpu=self.gpu.uuid,
-                reason=reason,
-                next_try_seconds=delay,
-            )
+        if is_of_ours:
+            self._counter.restore_failed(self.gpu.uuid)
+        if not is_first and delay < _WORTH_A_LINE_SECONDS:
+            return
+        note(
+            logger,
+            logging.ERROR,
+            message,
+            gpu=self.gpu.uuid,
+            reason=reason,
+            next_try_seconds=delay,
+        )
+        if is_of_ours:
+            self._events.on_restore_failed(self.gpu.uuid, reason)
 
     async def _forget(self) -> None:
         try:
@@ -344,44 +461,5 @@ class Controller:
         # Even if a new lease has come meanwhile: nothing is stored now, so it stores anew.
         self.machine.forgotten()
 
-    def tell_foreign(self, found_milliwatts: int) -> None:
-        """Count and log that somebody else has changed the limit."""
-        self._counter.foreign_change(self.gpu.uuid)
-        note(
-            logger,
-            logging.WARNING,
-            "power limit changed by someone else; left alone",
-            gpu=self.gpu.uuid,
-            session=self.machine.holder,
-            found_watts=found_milliwatts / 1000.0,
-        )
 
-
-def foreign_refusal(gpu_uuid: str, found_milliwatts: int) -> Refused:
-    """Return the refusal of a wish for a GPU whose limit somebody else has changed."""
-    return Refused(
-        ErrorCode.FOREIGN_CHANGE,
-        f"someone else has set {gpu_uuid} to {found_milliwatts / 1000:g} W; the agent leaves it "
-        "alone until this lease is released",
-        found_watts=found_milliwatts / 1000.0,
-    )
-
-
-def refusal_for(error: NvmlFailure | WorkerTimeout | GpuUnavailable) -> Refused:
-    """Return what to tell the caller about trouble with a device."""
-    if isinstance(error, WorkerTimeout):
-        return Refused(ErrorCode.NVML_TIMEOUT, str(error))
-    if isinstance(error, GpuUnavailable):
-        return Refused(ErrorCode.GPU_LOST, str(error))
-    codes = {
-        Kind.PERMISSION: ErrorCode.NO_PERMISSION,
-        Kind.UNSUPPORTED: ErrorCode.NOT_SUPPORTED,
-        Kind.LOST: ErrorCode.GPU_LOST,
-        Kind.TRANSIENT: ErrorCode.NVML_TIMEOUT,
-    }
-    hint = (
-        "; setting a power limit needs root (CAP_SYS_ADMIN)"
-        if error.kind is Kind.PERMISSION
-        else ""
-    )
-    return Refused(codes.get(error.kind, ErrorCode.NVML_ERROR), f"{error}{hint}")
+_NOT_RESTORED = "power limit not restored; it stays saved and is tried again"

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zeus_agent import nvml
-from zeus_agent.gpu import Gpu, GpuListener
+from zeus_agent.energy_totals import EnergyMeter
+from zeus_agent.gpu import Gpu, GpuListener, GpuUnavailable
 from zeus_agent.logs import note
-from zeus_agent.nvml import Identity, Kind, Library, NvmlFailure, Reading
+from zeus_agent.nvml import Identity, Kind, Library, NvmlFailure, Reading, Timer
 from zeus_agent.worker import Worker, WorkerTimeout
 
 logger = logging.getLogger("zeus_agent.fleet")
@@ -22,6 +23,8 @@ LOOK_FOR_GPUS_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 1.0  # while one of them does not tell its UUID
 RELEARN_SECONDS = 60.0
 FRUITLESS_INITS = 10
+
+_DRIVER_TO_BLAME = (Kind.DRIVER, Kind.ABSENT, Kind.UNKNOWN)
 
 
 class DriverBroken(Exception):  # noqa: N818 -- a state of the machine
@@ -40,6 +43,9 @@ class FleetListener(GpuListener, Protocol):
     def gpu_version(self, gpu: Gpu) -> int:
         """Return a number that changes with each write to the GPU."""
 
+    def gpu_meter(self, gpu_uuid: str) -> EnergyMeter:
+        """Return the meter of a GPU that is new."""
+
 
 class Fleet:
     """The GPUs by UUID.
@@ -48,6 +54,7 @@ class Fleet:
         listener: whom to tell.
         clock: monotonic seconds.
         timeout_seconds: longest time of one visit to the driver for one GPU.
+        timer: is told how long each NVML call took, in the threads that make them.
         initialize: initializes NVML and returns what it says of itself.
     """
 
@@ -56,6 +63,7 @@ class Fleet:
         listener: FleetListener,
         clock: Callable[[], float],
         timeout_seconds: float,
+        timer: Timer,
         initialize: Callable[[], Library] = nvml.initialize,
     ) -> None:
         self.gpus: dict[str, Gpu] = {}
@@ -64,6 +72,7 @@ class Fleet:
         self._listener = listener
         self._clock = clock
         self._timeout_seconds = timeout_seconds
+        self._timer = timer
         self._initialize_nvml = initialize
         self._system = Worker("nvml")
         self._probes: dict[int, Worker] = {}
@@ -74,6 +83,7 @@ class Fleet:
         self._next_look_seconds = 0.0
         self._next_relearn_seconds = clock() + RELEARN_SECONDS
         self._fruitless_inits = 0
+        self._mig_parents: dict[str, str] = {}
 
     async def poll(self) -> None:
         """Do one round: initialize if needed, look for GPUs if due, look at each GPU.
@@ -101,17 +111,27 @@ class Fleet:
         version = self._listener.gpu_version(gpu)
         known = gpu.identity
         reading = await gpu.poll()
+        if reading is None:
+            return  # what an earlier agent saved can't be judged without the energy counter
         if gpu.identity is not None and gpu.identity is not known:
             self._listener.gpu_found(gpu, gpu.identity)
-        if reading is not None:
-            self._listener.gpu_read(gpu, reading, version)
+        self._listener.gpu_read(gpu, reading, version)
 
-    def driver_gone(self, error: NvmlFailure) -> None:
-        """Begin again with the next poll."""
-        if self.library is not None:
-            self.library = None
-            self.reason = str(error)
-            note(logger, logging.WARNING, "NVML must be initialized again", reason=self.reason)
+    async def mig_parents(self) -> dict[str, str]:
+        """Return the GPU of each MIG device, by UUIDs; one that does not answer keeps its own."""
+        gpus = list(self.gpus.values())
+        answers = await asyncio.gather(*(gpu.mig_uuids() for gpu in gpus), return_exceptions=True)
+        parents: dict[str, str] = {}
+        for gpu, answer in zip(gpus, answers, strict=True):
+            if isinstance(answer, NvmlFailure | WorkerTimeout | GpuUnavailable):
+                known = {mig: uuid for mig, uuid in self._mig_parents.items() if uuid == gpu.uuid}
+                parents.update(known)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                parents.update(dict.fromkeys(answer, gpu.uuid))
+        self._mig_parents = parents
+        return parents
 
     def stop(self) -> None:
         """End all worker threads."""
@@ -153,7 +173,7 @@ class Fleet:
             count = await self._system.call(nvml.device_count, self._timeout_seconds)
         except (NvmlFailure, WorkerTimeout) as error:
             if isinstance(error, NvmlFailure) and error.kind is Kind.DRIVER:
-                self.driver_gone(error)
+                self._begin_again(str(error), self._init_backoff_seconds)
             else:
                 note(logger, logging.WARNING, "GPUs can't be counted", reason=str(error))
             return
@@ -165,7 +185,11 @@ class Fleet:
                 self._next_look_seconds = self._clock() + LOOK_AGAIN_SECONDS
             elif uuid not in self.gpus:
                 # Reading what it is happens in its own worker, with the poll that follows.
-                gpu = self.gpus[uuid] = Gpu(uuid, self._timeout_seconds, self._listener)
+                meter = self._listener.gpu_meter(uuid)
+                gpu = Gpu(
+                    uuid, self._timeout_seconds, self._listener, meter, self._timer, self._clock
+                )
+                self.gpus[uuid] = gpu
                 if index in self._lost_indices:
                     self._listener.gpu_reset(gpu)
                 self._lost_indices.discard(index)
@@ -188,17 +212,27 @@ class Fleet:
             worker.stop()
 
     def _judge(self) -> None:
-        """Where every GPU gives unknown errors, initialize again; then give up."""
-        sick = [gpu.sick_kind is Kind.UNKNOWN for gpu in self.gpus.values()]
-        if not sick or not all(sick):
+        """Where no GPU answers and the driver may be to blame, initialize again; then give up.
+
+        As long as one GPU answers, the driver is well and the sick ones are left alone.
+        """
+        sick = [gpu.sick_kind for gpu in self.gpus.values()]
+        if not sick or not all(kind in _DRIVER_TO_BLAME for kind in sick):
             self._fruitless_inits = 0
             return
-        if self._fruitless_inits >= FRUITLESS_INITS:
+        is_broken = all(kind is Kind.UNKNOWN for kind in sick)
+        if is_broken and self._fruitless_inits >= FRUITLESS_INITS:
             raise DriverBroken(
                 f"every GPU gives unknown errors after {FRUITLESS_INITS} initializations"
             )
-        delay = INIT_BACKOFF_FIRST_SECONDS * 2.0**self._fruitless_inits
-        self._next_init_seconds = self._clock() + min(delay, INIT_BACKOFF_LAST_SECONDS)
+        delay = INIT_BACKOFF_FIRST_SECONDS * 2.0 ** min(self._fruitless_inits, 30)
         self._fruitless_inits += 1
+        self._begin_again(
+            next(gpu.reason for gpu in self.gpus.values()), min(delay, INIT_BACKOFF_LAST_SECONDS)
+        )
+
+    def _begin_again(self, reason: str, delay_seconds: float) -> None:
         self.library = None
-        self.reason = "every GPU gives unknown errors"
+        self.reason = reason
+        self._next_init_seconds = self._clock() + delay_seconds
+        note(logger, logging.WARNING, "NVML must be initialized again", reason=reason)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
-from zeus_agent.leases import Bounds
-from zeus_agent.nvml import Device, Identity, Kind, NvmlFailure, Reading
-from zeus_agent.worker import Worker, WorkerTimeout
+from zeus_agent.energy_totals import EnergyMeter
+from zeus_agent.limits import Bounds
+from zeus_agent.nvml import Device, Identity, Kind, NvmlFailure, Reading, Timer
+from zeus_agent.pacing import Pace
+from zeus_agent.worker import GaveWay, StepTimes, Worker, WorkerTimeout
 
 T = TypeVar("T")
+
+FRUITLESS_LOOKS = 3
+"""A GPU that could not be looked at so often, for whatever reason, is out."""
+
+FRUITLESS_SECONDS = 1.5
+"""But not before: one that is looked at more often fails more often in what soon passes."""
+
+_OUT = (Kind.LOST, Kind.UNKNOWN, Kind.DRIVER, Kind.ABSENT)
+_FORGETS = (Kind.LOST, Kind.DRIVER, Kind.ABSENT)  # one that comes back from it may have been reset
+_READ_ONLY = (Kind.PERMISSION, Kind.UNSUPPORTED)
 
 
 class GpuUnavailable(Exception):  # noqa: N818 -- a state of the GPU
@@ -29,29 +41,11 @@ class GpuListener(Protocol):
     def gpu_reset(self, gpu: Gpu) -> None:
         """Tell that it or its driver was reset: its limit may be gone."""
 
+    def gpu_used_energy(self, gpu: Gpu, joules: float) -> None:
+        """Tell of energy used since the last reading of the counter."""
+
     def gpu_failed(self, gpu: Gpu, error: NvmlFailure | WorkerTimeout) -> None:
         """Tell of each failed call, for counting."""
-
-    def driver_gone(self, error: NvmlFailure) -> None:
-        """Tell that NVML as a whole must be initialized again."""
-
-
-@dataclass
-class EnergyMeter:
-    """Adds up an energy counter that starts again from zero when the driver is reloaded."""
-
-    total_joules: float = 0.0
-    last_millijoules: int | None = None
-
-    def add(self, millijoules: int) -> bool:
-        """Take a reading of the counter; return whether it was reset since the last one."""
-        last = self.last_millijoules
-        self.last_millijoules = millijoules
-        if last is None:
-            return False
-        was_reset = millijoules < last
-        self.total_joules += (millijoules if was_reset else millijoules - last) / 1000.0
-        return was_reset
 
 
 class Gpu:
@@ -61,36 +55,42 @@ class Gpu:
         uuid: of the GPU.
         timeout_seconds: longest time of one visit to the driver.
         listener: whom to tell.
+        energy: where its energy is added up.
+        timer: is told how long each NVML call took, in the worker's thread.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, uuid: str, timeout_seconds: float, listener: GpuListener) -> None:
+    def __init__(
+        self,
+        uuid: str,
+        timeout_seconds: float,
+        listener: GpuListener,
+        energy: EnergyMeter,
+        timer: Timer,
+        clock: Callable[[], float],
+    ) -> None:
         self.uuid = uuid
         self.identity: Identity | None = None
         self.reading: Reading | None = None
-        self.energy = EnergyMeter()
+        self.energy = energy
         self.healthy = False
         self.reason = "not looked at yet"
         self.refused_reason = ""  # why its limit can't be set, when the driver last refused
         self.sick_kind: Kind | None = None
+        self._fruitless_looks = 0
+        self._fruitless_since_seconds = 0.0
         self._timeout_seconds = timeout_seconds
         self._listener = listener
-        self._device = Device(uuid)
+        self._clock = clock
+        self._pace = Pace()
+        self._calls = 0  # that limits wait for
+        self._device = Device(uuid, timer)
         self._worker = Worker(f"gpu {uuid}", on_recovered=self._recovered)
 
     @property
     def is_hung(self) -> bool:
         """Whether a call to the driver has not returned."""
         return self._worker.is_hung
-
-    async def identify(self) -> Identity:
-        """Read what the GPU is; it counts as healthy from then on.
-
-        Raises:
-            NvmlFailure, WorkerTimeout: it does not answer.
-        """
-        self.identity = await self._visit(self._device.identify)
-        self._answered()
-        return self.identity
 
     async def limit(self) -> int:
         """Return the limit, milliwatts; a reset that nobody knows of yet is told first.
@@ -99,7 +99,9 @@ class Gpu:
             GpuUnavailable, NvmlFailure, WorkerTimeout: it is not known.
         """
         self._require_healthy()
-        limit, energy_millijoules = await self._visit(self._device.limit_and_energy)
+        limit, energy_millijoules = await self._noting_refusal(
+            self._visit(self._device.limit_and_energy)
+        )
         self._meter(energy_millijoules)
         return limit
 
@@ -111,14 +113,71 @@ class Gpu:
             WorkerTimeout: it may or may not have been set, or may be set later.
         """
         self._require_healthy()
-        try:
-            readback = await self._visit(lambda: self._device.set_limit(milliwatts))
-        except NvmlFailure as error:
-            if error.kind in (Kind.PERMISSION, Kind.UNSUPPORTED):
-                self.refused_reason = str(error)
-            raise
+        readback = await self._noting_refusal(
+            self._visit(lambda: self._device.set_limit(milliwatts))
+        )
         self.refused_reason = ""
         return readback
+
+    async def change_limit(
+        self,
+        expected_milliwatts: int,
+        milliwatts: int,
+        is_wanted: Callable[[], bool],
+        save: Callable[[], None] | None,
+    ) -> tuple[int, int | None]:
+        """Save and, if what is there is what is expected, set the limit: see `Device`.
+
+        All of it is one visit: thread switches would cost more than everything else.
+
+        Args:
+            expected_milliwatts: what should be there.
+            milliwatts: what to set.
+            is_wanted: asked between looking and setting.
+            save: done before anything else, in the GPU's thread; None: it is saved.
+
+        Raises:
+            GpuUnavailable, NvmlFailure, WorkerTimeout: as with `set_limit`.
+            LeftBehind: saving did not end in time; nothing was set, and the GPU is well.
+            OSError: of `save`; nothing was set.
+        """
+        self._require_healthy()
+        visit = functools.partial(
+            self._device.change_limit, expected_milliwatts, milliwatts, is_wanted
+        )
+        found, readback = await self._noting_refusal(
+            self._told(self._worker.call(visit, self._timeout_seconds, first=save))
+        )
+        if readback is not None:
+            self.refused_reason = ""
+        return found, readback
+
+    async def persistence(self) -> bool | None:
+        """Return whether persistence mode is on; None: this GPU has none.
+
+        Raises:
+            GpuUnavailable, NvmlFailure, WorkerTimeout: it is not known.
+        """
+        self._require_healthy()
+        return await self._visit(self._device.persistence)
+
+    async def set_persistence(self, on: bool) -> None:
+        """Turn persistence mode on or off.
+
+        Raises:
+            GpuUnavailable, NvmlFailure, WorkerTimeout: it may be as before.
+        """
+        self._require_healthy()
+        await self._visit(lambda: self._device.set_persistence(on))
+
+    async def mig_uuids(self) -> frozenset[str]:
+        """Return the UUIDs of the MIG devices that it is divided into.
+
+        Raises:
+            GpuUnavailable, NvmlFailure, WorkerTimeout: they are not known.
+        """
+        self._require_healthy()
+        return await self._visit(self._device.mig_uuids)
 
     async def refresh_bounds(self) -> Bounds | None:
         """Read again which limits the GPU accepts.
@@ -130,20 +189,39 @@ class Gpu:
         return await self._visit(self._device.bounds)
 
     async def poll(self) -> Reading | None:
-        """Look at the GPU, healthy or not; None: it does not answer."""
-        if self._worker.is_hung:
+        """Look at the GPU, healthy or not.
+
+        None: it does not answer, or its driver is slow and limits must not wait for a look now.
+        """
+        if self._worker.is_hung or (self.healthy and not self._may_look()):
             return None
         try:
             if self.identity is None or not self.healthy:
-                await self.identify()
-            reading = await self._visit(self._device.read)
+                self.identity = await self._visit(self._device.identify)
+            reading = await self._look()
             if self._meter(reading.energy_millijoules):
                 # The limit may have been read before the reset, the energy after it.
-                reading = await self._visit(self._device.read)
-        except (NvmlFailure, WorkerTimeout):
+                reading = await self._look()
+        except GaveWay:
             return None
+        except (NvmlFailure, WorkerTimeout) as error:
+            if not self.healthy:
+                self.reason = str(error)
+            elif self._is_fruitless(self._clock()):
+                self.put_out(str(error), error.kind if isinstance(error, NvmlFailure) else None)
+            return None
+        self._fruitless_looks = 0
+        self._answered()
         self.reading = reading
         return reading
+
+    def _is_fruitless(self, now_seconds: float) -> bool:
+        """Count a look that failed; return whether there were too many."""
+        if not self._fruitless_looks:
+            self._fruitless_since_seconds = now_seconds
+        self._fruitless_looks += 1
+        is_long = now_seconds - self._fruitless_since_seconds >= FRUITLESS_SECONDS
+        return is_long and self._fruitless_looks >= FRUITLESS_LOOKS
 
     def forget_refusals(self) -> None:
         """Try what the GPU refused once more; rights and drivers change."""
@@ -162,14 +240,41 @@ class Gpu:
         self._worker.stop()
 
     async def _visit(self, function: Callable[[], T]) -> T:
+        return await self._told(self._worker.call(function, self._timeout_seconds))
+
+    def _may_look(self) -> bool:
+        now = self._clock()
+        if self._calls:
+            self._pace.used(now)
+        return self._pace.may_look(now)
+
+    async def _look(self) -> Reading:
+        """Read the device, in steps.
+
+        Raises:
+            GaveWay: a limit came, and more are likely to follow.
+        """
+        times, pace, whole = StepTimes(), self._pace, False
+        gives_way = self.healthy and pace.is_slow and not pace.must_look(self._clock())
         try:
-            return await self._worker.call(function, self._timeout_seconds)
+            reading = await self._told(
+                self._worker.call_in_steps(
+                    self._device.read(), self._timeout_seconds, times=times, gives_way=gives_way
+                )
+            )
+            whole = True
+        finally:
+            pace.looked(self._clock(), times.longest_seconds, times.total_seconds, whole=whole)
+        return reading
+
+    async def _told(self, visit: Coroutine[None, None, T]) -> T:
+        """Wait for a visit; what its failure says of the GPU and the driver is passed on."""
+        try:
+            return await visit
         except NvmlFailure as error:
             self._listener.gpu_failed(self, error)
-            if error.kind in (Kind.LOST, Kind.UNKNOWN, Kind.DRIVER):
+            if error.kind in _OUT:
                 self.put_out(str(error), error.kind)
-            if error.kind is Kind.DRIVER:
-                self._listener.driver_gone(error)
             raise
         except WorkerTimeout as error:
             self._listener.gpu_failed(self, error)
@@ -177,17 +282,37 @@ class Gpu:
                 self.put_out(str(error), None)
             raise
 
+    async def _noting_refusal(self, visit: Coroutine[None, None, T]) -> T:
+        """Wait for a visit that a limit needs; remember why the driver refuses it."""
+        self._calls += 1
+        try:
+            return await visit
+        except NvmlFailure as error:
+            if error.kind in _READ_ONLY:
+                self.refused_reason = str(error)
+            raise
+        finally:
+            self._calls -= 1
+            self._pace.used(self._clock())
+
     def _meter(self, energy_millijoules: int | None) -> bool:
         """Add up the energy; tell, and return, whether the counter shows a reset."""
-        if energy_millijoules is None or not self.energy.add(energy_millijoules):
+        if energy_millijoules is None:
             return False
-        self._listener.gpu_reset(self)
-        return True
+        is_first = self.energy.last_millijoules is None
+        before = self.energy.total_joules
+        was_reset = self.energy.add(energy_millijoules)
+        used = self.energy.total_joules - before
+        if used > 0.0 and not is_first:  # the first reading tells what no agent has seen
+            self._listener.gpu_used_energy(self, used)
+        if was_reset:
+            self._listener.gpu_reset(self)
+        return was_reset
 
     def _answered(self) -> None:
         if self.healthy:
             return
-        if self.sick_kind in (Kind.LOST, Kind.DRIVER):
+        if self.sick_kind in _FORGETS:
             self._listener.gpu_reset(self)
         self.healthy, self.reason, self.sick_kind = True, "", None
         self._listener.gpu_back(self)

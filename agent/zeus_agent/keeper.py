@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import collections
 import itertools
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from zeus_agent import nvml
-from zeus_agent.controller import Controller, DurableLimits
+from zeus_agent.controller import Controller
+from zeus_agent.durable import DurableLimits
+from zeus_agent.energy_totals import EnergyMeter
+from zeus_agent.energy_writer import EnergyWriter
 from zeus_agent.fleet import Fleet
 from zeus_agent.gpu import Gpu
-from zeus_agent.journal import Entry, Journal
-from zeus_agent.leases import LeaseMachine, Refused, Sight
+from zeus_agent.inheritance import Inheritance
+from zeus_agent.journal import Journal
+from zeus_agent.leases import LeaseMachine
+from zeus_agent.limit_events import LimitEvents
+from zeus_agent.limits import Refused, Sight
 from zeus_agent.logs import note
 from zeus_agent.metrics import Metrics
 from zeus_agent.nvml import Identity, Library, NvmlFailure, Reading
+from zeus_agent.policy import Policy
+from zeus_agent.policy_file import PolicySource
 from zeus_agent.worker import WorkerTimeout
 from zeus_runtime.protocol import ErrorCode, GpuInfo
 
 logger = logging.getLogger("zeus_agent.keeper")
 
 FRESH_LOOK_SECONDS = 0.2
+POLICY_PERIOD_SECONDS = 1.0
+MIG_PERIOD_SECONDS = 1.0
+PROFILING_POLL_SECONDS = 0.1
+LATE_FIRST_SECONDS, LATE_LAST_SECONDS = 1.0, 30.0  # between reads of what the disk did not give
+_PROFILING_POLLS = 10.0  # looks at a GPU while its lease profiles, for each usual one
 
 
-class Keeper:
+class Keeper(LimitEvents):
     """Keeps each GPU's limit as its machine decides, whatever GPUs come and go.
 
     Args:
@@ -36,7 +50,9 @@ class Keeper:
         poll_seconds: period of looks at the GPUs.
         nvml_timeout_seconds: longest time of one visit to the driver.
         clock: monotonic seconds.
+        policy: where the administrator's rules come from; None: there are none.
         initialize: initializes NVML and returns what it says of itself.
+        sleep: waits for so many seconds of the clock.
     """
 
     def __init__(
@@ -47,53 +63,66 @@ class Keeper:
         poll_seconds: float,
         nvml_timeout_seconds: float,
         clock: Callable[[], float],
+        policy: PolicySource | None = None,
         initialize: Callable[[], Library] = nvml.initialize,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        super().__init__()
+        self.is_looked_at = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._journal = journal
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._clock = clock
+        self._sleep = sleep
+        self._policy_source = policy
+        self._policy_problem = ""
         self._disk = DurableLimits(journal)
-        self._fleet = Fleet(self, clock, nvml_timeout_seconds, initialize)
+        self._energy = EnergyWriter(journal)
+        self._fleet = Fleet(self, clock, nvml_timeout_seconds, metrics.nvml_called, initialize)
         self._controllers: dict[str, Controller] = {}
-        self._entries: dict[str, Entry] = {}
-        self._reset_before_found: set[str] = set()
+        self._inheritance = Inheritance(journal, self._disk, self._tell_left)
+        self._is_stopping = False
         self._looks: dict[str, asyncio.Future[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._fences: Iterator[int] = iter(())
+        self._mig_look: asyncio.Task[dict[str, str]] | None = None
+        self._mig_at_seconds = -math.inf
+        self._profiles = asyncio.Event()
 
     # ---- life -----------------------------------------------------------------
 
     async def start(self) -> None:
         """Read what an earlier agent left, look at the GPUs once, and begin to work."""
-        self._entries, problems = self._journal.load()
-        for problem in problems:
-            note(logger, logging.ERROR, "saved limit unreadable", reason=problem)
+        self._inheritance.load()
         self._fences = itertools.count(self._first_fence())
-        await self._fleet.poll()
-        for uuid, entry in self._entries.items():
-            note(
-                logger,
-                logging.WARNING,
-                "an earlier agent left a limit to restore; its GPU is not there yet",
-                gpu=uuid,
-                watts=entry.saved.previous_milliwatts / 1000.0,
-            )
+        self._energy.load()
+        await self._poll()
+        self.is_looked_at = True
+        self._inheritance.tell_absent()
         self.start_task(self._poll_forever())
+        self.start_task(self._adopt_late())
+        self.start_task(self._poll_profiling_forever())
+        self.start_task(self._energy.write_forever(self._fleet.gpus))
+        if self._policy_source is not None:
+            self.start_task(self._follow_policy_forever(self._policy_source))
 
     async def stop(self, timeout_seconds: float) -> bool:
-        """Wait until what is to be restored is, and stop; return whether all of it is."""
+        """Put back what was found, node defaults or not, and stop; return whether all is back."""
+        self._is_stopping = True
+        for controller in self._controllers.values():
+            controller.machine.give_up_default()
         await asyncio.gather(
             *(controller.settled(timeout_seconds) for controller in self._controllers.values())
         )
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        left = [u for u, c in self._controllers.items() if c.machine.saved is not None]
-        left += self._entries  # of GPUs that never came
+        left = [u for u, c in self._controllers.items() if c.machine.claim.saved is not None]
+        left += self._inheritance.left  # of GPUs that never came, or of a disk that failed
         for uuid in left:
             note(logger, logging.ERROR, "limit not restored; saved for the next start", gpu=uuid)
+        await self._energy.stop(self._fleet.gpus)
         self._fleet.stop()
         self._disk.stop()
         return not left
@@ -149,17 +178,56 @@ class Keeper:
         infos = (self._gpu_info(gpu) for gpu in self._fleet.gpus.values())
         return tuple(sorted(infos, key=lambda info: info.index))
 
+    def gpu_uuids(self) -> frozenset[str]:
+        """Return the UUIDs of all boards that were found once."""
+        return frozenset(self._fleet.gpus)
+
+    async def mig_parents(self, refresh: bool = False) -> Mapping[str, str]:
+        """Return the board of each MIG device, by their UUIDs.
+
+        Args:
+            refresh: one that is looked for is not among those known; NVML is asked anew, once
+                a second at most.
+        """
+        look, now = self._mig_look, self._clock()
+        is_old = refresh and now - self._mig_at_seconds >= MIG_PERIOD_SECONDS
+        if look is None or (look.done() and is_old):
+            self._mig_at_seconds = now
+            look = self._mig_look = asyncio.get_running_loop().create_task(
+                self._fleet.mig_parents()
+            )
+        # Shielded: one caller that goes away must not take it from those who wait with it.
+        return await asyncio.shield(look)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return Policy() if self._policy_source is None else self._policy_source.policy
+
+    def share_changed(self, gpu_uuid: str, shared: bool) -> None:
+        """Tell that a board has come to be used by others too, or by its holder alone.
+
+        Raises:
+            Refused: there is no such GPU here.
+        """
+        controller = self.controller(gpu_uuid)
+        controller.policing.set_shared(shared)
+        controller.follow_policy()
+
     def show_metrics(self, sessions: int) -> None:
         """Bring the gauges up to date."""
-        leases = pending = 0
+        leases: collections.Counter[str] = collections.Counter()
+        pending = 0
         for uuid, controller in self._controllers.items():
             view = controller.machine.view()
-            leases += view is not None
+            if view is not None:
+                leases[view.namespace] += 1
             pending += controller.machine.restore_pending
-            self._metrics.show_gpu(self._fleet.gpus[uuid], view)
-        self._metrics.totals(
-            sessions=sessions, leases=leases, restores_pending=pending + len(self._entries)
-        )
+            self._metrics.show_gpu(self._fleet.gpus[uuid], view, controller.machine.rules)
+        is_valid = self._policy_source is None or not self._policy_source.problem
+        self._metrics.show_policy(is_valid=is_valid, dry_run=self.policy.dry_run)
+        pending += self._inheritance.pending
+        self._metrics.totals(sessions=sessions, leases=leases, restores_pending=pending)
 
     # ---- what the fleet tells -------------------------------------------------
 
@@ -168,14 +236,19 @@ class Keeper:
         controller = self._controllers.get(gpu.uuid)
         if controller is None:
             machine = LeaseMachine(gpu.uuid, lambda: next(self._fences))
-            controller = Controller(machine, gpu, self._disk, self._clock, self._metrics)
+            controller = Controller(
+                machine, gpu, self._disk, self._clock, self._metrics, self, self._profiles.set
+            )
+            controller.policing.set_policy(self.policy)
             self._controllers[gpu.uuid] = controller
             self._metrics.gpu_found(gpu.uuid, identity.model)
-            self._adopt(machine, gpu.reading)
+            self._adopt(controller)
+            if self._is_stopping:
+                machine.give_up_default()
             self.start_task(controller.run())
             note(logger, logging.INFO, "GPU found", gpu=gpu.uuid, model=identity.model)
         controller.machine.bounds = identity.bounds
-        controller.wake()
+        controller.follow_policy()
 
     def gpu_read(self, gpu: Gpu, reading: Reading, version: int) -> None:
         """Compare a reading with the lease, unless a write came between."""
@@ -188,6 +261,14 @@ class Keeper:
             controller.tell_foreign(found)
         if sight is not Sight.EXPECTED:
             controller.wake()
+
+    def gpu_meter(self, gpu_uuid: str) -> EnergyMeter:
+        """Return what adds up a GPU's energy, from where an earlier agent left off."""
+        return self._energy.meter(gpu_uuid)
+
+    def gpu_used_energy(self, gpu: Gpu, joules: float) -> None:
+        """Pass it on."""
+        self.on_energy(gpu.uuid, joules)
 
     def gpu_version(self, gpu: Gpu) -> int:
         """Return the number of writes begun and ended; odd while one goes on."""
@@ -210,51 +291,41 @@ class Keeper:
         """Expect that its limit is gone."""
         controller = self._controllers.get(gpu.uuid)
         if controller is None:
-            self._reset_before_found.add(gpu.uuid)
+            self._inheritance.device_reset(gpu.uuid)
         else:
             controller.machine.device_reset()
+            controller.wake()
             note(logger, logging.WARNING, "GPU or driver was reset", gpu=gpu.uuid)
 
     def gpu_failed(self, gpu: Gpu, error: NvmlFailure | WorkerTimeout) -> None:
         """Count it."""
         self._metrics.nvml_failed(gpu.uuid, error)
 
-    def driver_gone(self, error: NvmlFailure) -> None:
-        """Pass it on to the fleet, whose GPU told it."""
-        self._fleet.driver_gone(error)
-
     # ---- inside ---------------------------------------------------------------
 
     def _first_fence(self) -> int:
         try:
-            return self._journal.first_fence()
+            return self._journal.first_fence(time.time())
         except OSError as error:
             note(logger, logging.ERROR, "state folder not writable", reason=str(error))
-            # Nothing will be set as long as nothing can be saved; the time keeps fences apart
-            # from those of other starts when the disk has room again.
-            return int(time.time()) << 20
+            # Nothing will be set as long as nothing can be saved.
+            return self._journal.first_fence_unremembered(time.time())
 
-    def _adopt(self, machine: LeaseMachine, reading: Reading | None) -> None:
-        entry = self._entries.pop(machine.gpu_uuid, None)
-        if entry is None:
-            return
+    @property
+    def _survives_boot(self) -> bool:
+        """Whether the driver keeps limits over a reboot, as simulated ones do."""
         library = self._fleet.library
-        survives_boot = library is not None and library.simulated
-        if entry.boot_id != self._journal.boot_id and not survives_boot:
-            with contextlib.suppress(OSError):  # seen again, and dropped again, at the next start
-                self._journal.forget(machine.gpu_uuid)
-            note(
-                logger,
-                logging.INFO,
-                "a limit saved before a reboot is dropped; the reboot has reset it",
-                gpu=machine.gpu_uuid,
-            )
-            return
-        machine.adopt(entry.saved)
-        if machine.gpu_uuid in self._reset_before_found or (
-            reading is not None and entry.tells_reset(reading.energy_millijoules)
-        ):
-            machine.device_reset()
+        return library is not None and library.simulated
+
+    def _adopt(self, controller: Controller) -> bool:
+        """Take over what was saved for a GPU; return whether there was something."""
+        reading = controller.gpu.reading
+        energy = None if reading is None else reading.energy_millijoules
+        machine, survives = controller.machine, self._survives_boot
+        return self._inheritance.adopt(machine, energy, survives_boot=survives)
+
+    def _tell_left(self, gpu_uuid: str, reason: str) -> None:
+        self.on_restore_failed(gpu_uuid, reason)
 
     def _gpu_info(self, gpu: Gpu) -> GpuInfo:
         identity, reading = gpu.identity, gpu.reading
@@ -282,8 +353,58 @@ class Keeper:
 
     async def _poll_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._poll_seconds)
-            await self._fleet.poll()
+            await self._sleep(self._poll_seconds)
+            await self._poll()
+
+    async def _poll(self) -> None:
+        """Look at the GPUs; once the driver is known, so is what a reboot has done for it."""
+        was_known = self._fleet.library is not None
+        await self._fleet.poll()
+        if not was_known and self._fleet.library is not None:
+            self._inheritance.drop_void(survives_boot=self._survives_boot)
+
+    async def _adopt_late(self) -> None:
+        """Take over what could not be read at the start, when the disk gives it."""
+        delay = LATE_FIRST_SECONDS
+        while self._inheritance.late:
+            await self._sleep(delay)
+            delay = min(2.0 * delay, LATE_LAST_SECONDS)
+            await self._inheritance.read_again()
+            for controller in self._controllers.values():
+                if self._adopt(controller):
+                    controller.wake()
+
+    async def _poll_profiling_forever(self) -> None:
+        """Look more often at GPUs whose lease profiles; nothing wakes up while there is none."""
+        period = max(PROFILING_POLL_SECONDS, self._poll_seconds / _PROFILING_POLLS)
+        while True:
+            await self._profiles.wait()
+            await self._sleep(period)
+            profiling = [c.gpu for c in self._controllers.values() if c.is_profiling()]
+            if profiling:
+                await asyncio.gather(*(self._fleet.look_at(gpu) for gpu in profiling))
+            else:
+                self._profiles.clear()
+
+    async def _follow_policy_forever(self, source: PolicySource) -> None:
+        while True:
+            await self._sleep(POLICY_PERIOD_SECONDS)
+            # In a thread: a large file takes longer to understand than a limit may wait.
+            self._follow_policy(source, is_new=await asyncio.to_thread(source.refresh))
+
+    def _follow_policy(self, source: PolicySource, *, is_new: bool) -> None:
+        if source.problem != self._policy_problem:
+            self._policy_problem = source.problem
+            if source.problem:
+                what = "new policy refused; the one before stays in force"
+                note(logger, logging.ERROR, what, reason=source.problem)
+        if not is_new:
+            return
+        self._metrics.policy_changed()
+        note(logger, logging.INFO, "policy changed", dry_run=source.policy.dry_run or None)
+        for controller in self._controllers.values():
+            controller.policing.set_policy(source.policy)
+            controller.follow_policy()
 
 
 def _watts(milliwatts: int | None) -> float | None:

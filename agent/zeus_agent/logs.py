@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from aiohttp.http_exceptions import HttpProcessingError
+from zeus_agent.patient_lines import PatientLines
 
 _FIELDS = "zeus_fields"
 
@@ -63,17 +63,13 @@ def _plain(value: object) -> str:
 
 
 def configure(log_format: str) -> None:
-    """Send the agent's lines to standard error as `text` or `json`."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send the agent's lines to standard error as `text` or `json`; nobody waits for its reader."""
+    handler = PatientLines(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("aiohttp.access").disabled = True  # a line a request is too many
-    logging.getLogger("aiohttp.server").addFilter(_is_not_bad_http)
-
-
-def _is_not_bad_http(record: logging.LogRecord) -> bool:
-    """Drop the traceback that aiohttp logs for each caller that sends what is not HTTP."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    # What no line of ours says need not be found out for each of them (an optimization that the
+    # documentation of `logging` names).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None

@@ -9,8 +9,18 @@ from dataclasses import dataclass
 
 import pynvml
 
-from zeus_agent.leases import Bounds
+from zeus_agent.limits import Bounds, is_same_limit
+from zeus_agent.throttling import reasons_of
+from zeus_agent.worker import Steps
 
+Timer = Callable[[str, float], None]
+"""Is told the name of each NVML function that was called and the seconds it took."""
+
+_NOT_FOUND = 6
+_HANDLE_BY_UUID = "nvmlDeviceGetHandleByUUID"
+_EVENT_REASONS = "nvmlDeviceGetCurrentClocksEventReasons"
+_THROTTLE_REASONS = "nvmlDeviceGetCurrentClocksThrottleReasons"  # its name before driver 535
+_MIG_ENABLED = 1
 _RETRIES = 3
 _RETRY_PAUSE_SECONDS = 0.02
 
@@ -60,6 +70,8 @@ class NvmlFailure(Exception):  # noqa: N818 -- an answer of the driver
     def __init__(self, code: int, call: str, text: str = "") -> None:
         self.code = code
         self.kind = _KINDS.get(code, Kind.UNKNOWN)
+        if code == _NOT_FOUND and call == _HANDLE_BY_UUID:
+            self.kind = Kind.LOST  # the machine no longer shows this GPU
         self.call = call
         super().__init__(f"{call}: {text or 'NVML error'} ({code})")
 
@@ -83,9 +95,14 @@ class Reading:
     enforced_milliwatts: int | None
     power_milliwatts: int | None
     energy_millijoules: int | None
+    throttling: frozenset[str] | None = None
 
 
-def _call(name: str, *arguments: object) -> object:
+def _no_timer(name: str, seconds: float) -> None:
+    """Time nothing."""
+
+
+def _call(name: str, *arguments: object, timer: Timer = _no_timer) -> object:
     """Call an NVML function; repeat what may pass by itself.
 
     Raises:
@@ -93,13 +110,16 @@ def _call(name: str, *arguments: object) -> object:
     """
     function: Callable[..., object] = getattr(pynvml, name)
     for attempt in range(1, _RETRIES + 1):
+        begin = time.perf_counter()
         try:
             return function(*arguments)
         except pynvml.NVMLError as error:
             code = int(error.value)
             if _KINDS.get(code) is not Kind.TRANSIENT or attempt == _RETRIES:
                 raise NvmlFailure(code, name, str(error)) from None
-            time.sleep(_RETRY_PAUSE_SECONDS * attempt)
+        finally:
+            timer(name, time.perf_counter() - begin)
+        time.sleep(_RETRY_PAUSE_SECONDS * attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -145,12 +165,13 @@ def uuid_at(index: int) -> str:
 
 
 class Device:
-    """One GPU; not safe to share between threads, its worker alone uses it."""
+    """One GPU; not safe to share between threads: all but `learn_again` is its worker's."""
 
-    def __init__(self, uuid: str) -> None:
+    def __init__(self, uuid: str, timer: Timer = _no_timer) -> None:
         self.uuid = uuid
+        self._timer = timer
         self._handle: object | None = None
-        self._unsupported: dict[str, NvmlFailure] = {}
+        self._unsupported: set[str] = set()
 
     def identify(self) -> Identity:
         """Read what does not change, and learn anew what this GPU can do."""
@@ -188,6 +209,25 @@ class Device:
         """
         return self.limit(), self._optional("nvmlDeviceGetTotalEnergyConsumption")
 
+    def change_limit(
+        self, expected_milliwatts: int, milliwatts: int, is_wanted: Callable[[], bool]
+    ) -> tuple[int, int | None]:
+        """Set the power limit if what is there is what is expected.
+
+        Args:
+            expected_milliwatts: what should be there.
+            milliwatts: what to set.
+            is_wanted: asked between looking and setting.
+
+        Returns:
+            what was found, and what was read back after setting (if need be); None: nothing was
+            set.
+        """
+        found = self.limit()
+        if not is_same_limit(found, expected_milliwatts) or not is_wanted():
+            return found, None
+        return found, found if found == milliwatts else self.set_limit(milliwatts)
+
     def set_limit(self, milliwatts: int) -> int:
         """Set the power limit and return what is read back, milliwatts.
 
@@ -196,22 +236,67 @@ class Device:
         self._get("nvmlDeviceSetPowerManagementLimit", milliwatts)
         return self.limit()
 
-    def read(self) -> Reading:
-        """Look at limit, power and energy.
+    def persistence(self) -> bool | None:
+        """Return whether persistence mode is on; None: this GPU has none."""
+        mode = self._optional("nvmlDeviceGetPersistenceMode")
+        return None if mode is None else mode != 0
+
+    def set_persistence(self, on: bool) -> None:
+        """Turn persistence mode on or off."""
+        self._get("nvmlDeviceSetPersistenceMode", int(on))
+
+    def mig_uuids(self) -> frozenset[str]:
+        """Return the UUIDs of the MIG devices that the GPU is divided into now."""
+        try:
+            modes = self._get("nvmlDeviceGetMigMode")  # the one now, the one after a reset
+            if int(modes[0]) != _MIG_ENABLED:  # type: ignore[index]  # two integers
+                return frozenset()
+            count = int(str(self._get("nvmlDeviceGetMaxMigDeviceCount")))
+        except NvmlFailure as error:
+            if error.kind in (Kind.UNSUPPORTED, Kind.PERMISSION):
+                return frozenset()
+            raise
+        uuids = (self._mig_uuid(index) for index in range(count))
+        return frozenset(uuid for uuid in uuids if uuid is not None)
+
+    def read(self) -> Steps[Reading]:
+        """Look at limit, power, energy and throttling, in steps: others may go between them.
 
         Raises:
             NvmlFailure: the GPU does not answer (one that can't tell a value answers).
         """
-        return Reading(
-            limit_milliwatts=self._optional("nvmlDeviceGetPowerManagementLimit"),
-            enforced_milliwatts=self._optional("nvmlDeviceGetEnforcedPowerLimit"),
-            power_milliwatts=self._optional("nvmlDeviceGetPowerUsage"),
-            energy_millijoules=self._optional("nvmlDeviceGetTotalEnergyConsumption"),
-        )
+        limit = self._optional("nvmlDeviceGetPowerManagementLimit")
+        yield
+        enforced = self._optional("nvmlDeviceGetEnforcedPowerLimit")
+        yield
+        power = self._optional("nvmlDeviceGetPowerUsage")
+        yield
+        throttling = self._throttling()
+        yield
+        energy = self._optional("nvmlDeviceGetTotalEnergyConsumption")
+        return Reading(limit, enforced, power, energy, throttling)
 
     def learn_again(self) -> None:
-        """Forget which calls this GPU did not support; a driver may have been updated."""
+        """Forget which calls this GPU did not support; a driver may have been updated.
+
+        From any thread: a call that is being made may be taken for unsupported once more.
+        """
         self._unsupported.clear()
+
+    def _throttling(self) -> frozenset[str] | None:
+        mask = self._optional(_EVENT_REASONS)
+        if mask is None:
+            mask = self._optional(_THROTTLE_REASONS)
+        return None if mask is None else reasons_of(mask)
+
+    def _mig_uuid(self, index: int) -> str | None:
+        try:
+            handle = self._get("nvmlDeviceGetMigDeviceHandleByIndex", index)
+        except NvmlFailure as error:
+            if error.code == _NOT_FOUND:
+                return None  # a place that no instance takes
+            raise
+        return _text(_call("nvmlDeviceGetUUID", handle, timer=self._timer))
 
     def _optional(self, name: str) -> int | None:
         """Call a function that this GPU may not support; such a call is dropped for a while."""
@@ -220,16 +305,16 @@ class Device:
         try:
             return int(str(self._get(name)))
         except NvmlFailure as error:
-            if error.kind is Kind.UNSUPPORTED:
-                self._unsupported[name] = error
+            if error.kind in (Kind.UNSUPPORTED, Kind.PERMISSION):
+                self._unsupported.add(name)
                 return None
             raise
 
     def _get(self, name: str, *arguments: object) -> object:
         if self._handle is None:
-            self._handle = _call("nvmlDeviceGetHandleByUUID", self.uuid)
+            self._handle = _call(_HANDLE_BY_UUID, self.uuid, timer=self._timer)
         try:
-            return _call(name, self._handle, *arguments)
+            return _call(name, self._handle, *arguments, timer=self._timer)
         except NvmlFailure as error:
             # An argument may be refused because the handle is of before an initialization.
             if error.kind in (Kind.LOST, Kind.DRIVER, Kind.UNKNOWN, Kind.ARGUMENT):

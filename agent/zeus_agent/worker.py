@@ -1,14 +1,28 @@
-"""One thread for one device: a call that hangs stops nobody but its own device."""
+"""One thread for one device: a call that hangs stops nobody but its own device.
+
+A call may have to wait for something else first, a disk say: if that hangs, it keeps a thread and
+not the device.
+
+Calls that somebody waits for go between the steps of those that only look, so that
+a look at a slow device delays a limit by one call to its driver at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
+import functools
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""A function in steps: it yields wherever another call may go first."""
 
 
 class WorkerTimeout(Exception):  # noqa: N818 -- the counterpart of asyncio's TimeoutError
@@ -23,11 +37,36 @@ class WorkerTimeout(Exception):  # noqa: N818 -- the counterpart of asyncio's Ti
         self.started = started
 
 
-class _Job:
-    __slots__ = ("cancelled", "function", "future", "started")
+class LeftBehind(Exception):  # noqa: N818 -- what had to come first hangs, not the device
+    """What had to come before a call did not end in time; the call never runs."""
 
-    def __init__(self, function: Callable[[], Any], future: asyncio.Future[Any]) -> None:
-        self.function = function
+
+class GaveWay(Exception):  # noqa: N818 -- the steps are as they should be
+    """A function in steps was ended for a call that came; it has looked at a part only."""
+
+
+@dataclass
+class StepTimes:
+    """What the steps of a function have taken, seconds; of a single one, and all together."""
+
+    longest_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+class _Job:
+    __slots__ = (
+        *("cancelled", "first", "function", "future", "gives_way", "is_at_first", "is_left"),
+        *("started", "steps", "times"),
+    )
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.function: Callable[[], Any] | None = None  # either this
+        self.steps: Generator[None, None, Any] | None = None  # or these
+        self.first: Callable[[], None] | None = None
+        self.is_at_first = False  # guarded, as the next one, by the worker's lock
+        self.is_left = False  # by the worker, whose thread is another one now
+        self.times: StepTimes | None = None
+        self.gives_way = False
         self.future = future
         self.started = False
         self.cancelled = False
@@ -45,68 +84,191 @@ class Worker:
         self._name = name
         self._on_recovered = on_recovered
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._waiting: collections.deque[_Job] = collections.deque()  # that go in steps, one by one
+        self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._overdue: _Job | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._start_thread()
 
     @property
     def is_hung(self) -> bool:
         """Whether a call that timed out has not come back yet."""
         return self._overdue is not None
 
-    async def call(self, function: Callable[[], T], timeout_seconds: float) -> T:
+    async def call(
+        self,
+        function: Callable[[], T],
+        timeout_seconds: float,
+        *,
+        first: Callable[[], None] | None = None,
+    ) -> T:
         """Run `function` in the thread and return what it returns.
+
+        Args:
+            function: to run.
+            timeout_seconds: longest time to its end.
+            first: is run before it, and may hang for reasons of its own; if it raises, the
+                function does not run.
 
         Raises:
             WorkerTimeout: it did not end in time.  If it had not started it
                 never will; if it had, further calls are refused until it ends.
+            LeftBehind: what comes first did not; further calls are taken.
         """
+        job = _Job(self._loop.create_future())
+        job.function, job.first = function, first
+        return await self._answer(job, timeout_seconds)  # type: ignore[no-any-return]
+
+    async def call_in_steps(
+        self,
+        steps: Steps[T],
+        timeout_seconds: float,
+        *,
+        times: StepTimes | None = None,
+        gives_way: bool = False,
+    ) -> T:
+        """Run `steps` in the thread, letting others go between them; return what they return.
+
+        Args:
+            steps: to run.
+            timeout_seconds: longest time to the end of the last one.
+            times: is told what they have taken.
+            gives_way: a call that comes meanwhile ends them: others are likely to follow it,
+                and each would wait for a step.
+
+        Raises:
+            GaveWay: they were ended for a call.
+            WorkerTimeout: as with `call`.
+        """
+        job = _Job(self._loop.create_future())
+        job.steps, job.times, job.gives_way = steps, times, gives_way
+        return await self._answer(job, timeout_seconds)  # type: ignore[no-any-return]
+
+    async def _answer(self, job: _Job, timeout_seconds: float) -> Any:
         if self._overdue is not None:
             raise WorkerTimeout(f"{self._name}: an earlier call has not returned", started=False)
-        job = _Job(function, self._loop.create_future())
         self._jobs.put(job)
+        # A timer costs half of what asyncio.timeout and shield do, on the path of every limit.
+        timer = self._loop.call_later(timeout_seconds, self._expire, job, timeout_seconds)
         try:
-            # Shielded: cancelling the future would lose the answer of a call that goes on.
-            async with asyncio.timeout(timeout_seconds):
-                result: T = await asyncio.shield(job.future)
-        except TimeoutError:
-            if job.future.done():  # it came just as the time was over; nothing hangs
-                return job.future.result()  # type: ignore[no-any-return]  # of this `function`
-            job.cancelled = True
-            if job.started:
-                self._overdue = job
-            raise WorkerTimeout(
-                f"{self._name}: no answer within {timeout_seconds:g} s", started=job.started
-            ) from None
+            return await job.future
         except asyncio.CancelledError:
             job.cancelled = True
             raise
-        return result
+        finally:
+            timer.cancel()
+
+    def _expire(self, job: _Job, timeout_seconds: float) -> None:
+        if job.future.done():
+            return
+        with self._lock:
+            job.cancelled = True
+            job.is_left = job.is_at_first
+        if job.is_left:
+            # Its thread ends with what it waits for, whenever that is.
+            self._start_thread()
+            job.future.set_exception(
+                LeftBehind(f"{self._name}: what comes first took over {timeout_seconds:g} s")
+            )
+            return
+        if job.started:
+            self._overdue = job
+        text = f"{self._name}: no answer within {timeout_seconds:g} s"
+        job.future.set_exception(WorkerTimeout(text, started=job.started))
 
     def stop(self) -> None:
         """Let the thread end after the call that it is in."""
         self._jobs.put(None)
 
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
     def _run(self) -> None:
+        waiting = self._waiting
         while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            # Started is said before cancelled is read, and `call` says cancelled before it reads
-            # started: at least one of the two sees the other.
-            job.started = True
-            result: Any = None
-            error: Exception | None = None
-            if not job.cancelled:
-                try:
-                    result = job.function()
-                except Exception as caught:  # handed to the caller, whatever it is
-                    error = caught
             try:
-                self._loop.call_soon_threadsafe(self._finish, job, result, error)
-            except RuntimeError:
-                return  # the loop has ended while the call was hanging
+                job = self._jobs.get(block=not waiting)
+            except queue.Empty:
+                job = waiting[0]
+                if self._step(job):
+                    waiting.popleft()
+                continue
+            if job is None:
+                for begun in waiting:
+                    while not self._step(begun):
+                        continue
+                return
+            if job.steps is not None:
+                waiting.append(job)
+            elif not self._go_first(job):
+                return  # another thread does what is to be done
+            else:
+                self._call(job)
+                for begun in [each for each in waiting if each.gives_way]:
+                    waiting.remove(begun)
+                    self._tell(begun, None, GaveWay())
+
+    def _step(self, job: _Job) -> bool:
+        """Do a step of a job; return whether it was the last one."""
+        # Started is said before cancelled is read, and `_expire` says cancelled before it reads
+        # started: at least one of the two sees the other.
+        job.started = True
+        if job.cancelled or job.steps is None:
+            self._tell(job, None, None)
+            return True
+        began = time.perf_counter()
+        try:
+            next(job.steps)
+        except StopIteration as end:
+            self._count(job, began)
+            self._tell(job, end.value, None)
+            return True
+        except Exception as error:  # handed to the caller, whatever it is
+            self._count(job, began)
+            self._tell(job, None, error)
+            return True
+        self._count(job, began)
+        job.started = False  # between its steps it keeps nobody waiting
+        return False
+
+    def _count(self, job: _Job, began: float) -> None:
+        if job.times is not None:
+            took = time.perf_counter() - began
+            job.times.total_seconds += took
+            job.times.longest_seconds = max(job.times.longest_seconds, took)
+
+    def _go_first(self, job: _Job) -> bool:
+        """Do what comes before a call; return False if this thread was left behind in it."""
+        first = job.first
+        if first is None:
+            return True
+        with self._lock:
+            if job.cancelled:
+                return True
+            job.is_at_first = True
+        try:
+            first()
+        except Exception as error:  # handed to the caller, whatever it is
+            job.function = functools.partial(_raise, error)
+        with self._lock:
+            job.is_at_first = False
+            return not job.is_left
+
+    def _call(self, job: _Job) -> None:
+        job.started = True  # before cancelled is read: see `_step`
+        result: Any = None
+        error: Exception | None = None
+        if not job.cancelled and job.function is not None:
+            try:
+                result = job.function()
+            except Exception as caught:  # handed to the caller, whatever it is
+                error = caught
+        self._tell(job, result, error)
+
+    def _tell(self, job: _Job, result: Any, error: Exception | None) -> None:
+        # The loop may have ended while the call was hanging: then nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._finish, job, result, error)
 
     def _finish(self, job: _Job, result: Any, error: Exception | None) -> None:
         if not job.future.done():
@@ -114,9 +276,11 @@ class Worker:
                 job.future.set_result(result)
             else:
                 job.future.set_exception(error)
-        if job.cancelled:
-            job.future.exception()  # nobody waits any more; don't let asyncio complain
         if self._overdue is job:
             self._overdue = None
             if self._on_recovered is not None:
                 self._on_recovered()
+
+
+def _raise(error: Exception) -> None:
+    raise error

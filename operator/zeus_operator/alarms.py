@@ -7,6 +7,8 @@ import threading
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from zeus_operator.schedule import CLOCK_TOLERANCE
+
 K = TypeVar("K")
 
 
@@ -14,7 +16,8 @@ class Alarms(Generic[K]):
     """One time per key.  Thread-safe.
 
     It is asked again and again what is due *now*, so that a clock that jumps, or a machine that
-    slept, delays nothing.
+    slept, delays nothing.  Where the clock was set back, every key is due: their times came from
+    a clock that was wrong, and one of them might be next year.
     """
 
     def __init__(self) -> None:
@@ -22,6 +25,7 @@ class Alarms(Generic[K]):
         self._times: dict[K, datetime] = {}
         self._heap: list[tuple[datetime, int, K]] = []
         self._count = 0
+        self._asked: datetime | None = None
 
     def set(self, key: K, moment: datetime | None) -> None:
         """Let `key` be due at `moment` (aware) and at no other time; None: at none."""
@@ -37,7 +41,9 @@ class Alarms(Generic[K]):
         """Take out and return the keys that are due, the earliest first."""
         found = []
         with self._lock:
-            while self._heap and self._heap[0][0] <= now:
+            set_back = self._asked is not None and now < self._asked - CLOCK_TOLERANCE
+            self._asked = now
+            while self._heap and (set_back or self._heap[0][0] <= now):
                 moment, _, key = heapq.heappop(self._heap)
                 if self._times.get(key) == moment:
                     del self._times[key]

@@ -101,7 +101,7 @@ def implausible(
     if result is None:
         return "there is none"
     return (
-        _wrong_type(result)
+        malformed(result)
         or _wrong_identity(result, identity)
         or _wrong_number(result, execution)
         or _wrong_claim(result, decision, spec)
@@ -266,7 +266,8 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _wrong_type(result: Result) -> str | None:
+def malformed(result: Result) -> str | None:
+    """Return which field of `result` is of a wrong type or out of all bounds; None: none is."""
     optional = (
         "energy_joules",
         "epoch_energy_joules",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import os
 import signal
@@ -22,15 +21,16 @@ import click
 from kubernetes.client import Configuration
 from kubernetes.config import ConfigException
 
+from zeus_operator.agents.side import agents_of
 from zeus_operator.alarms import Alarms
 from zeus_operator.executors.checkpoints import ClusterCheckpointHook, no_cluster_checkpoint
-from zeus_operator.executors.child import ChildSettings
 from zeus_operator.executors.kubernetes import KubernetesExecutor
 from zeus_operator.health import HealthServer, Ping, Vitals, WorkerState
 from zeus_operator.intake import Intake
 from zeus_operator.kube import KubeClient, KubeError, load_configuration
 from zeus_operator.leader import LeaderElector, LeadershipLost
 from zeus_operator.lease import Candidate, KubeLease
+from zeus_operator.logs import set_up_logging
 from zeus_operator.metrics import Metrics
 from zeus_operator.reconcile import Reconciler
 from zeus_operator.resync import Lister, Resync, WatchStalled, first_list_is_in
@@ -125,11 +125,21 @@ class Operator:
     async def _lead(self) -> None:
         """Work as the leader until cancelled."""
         store = await self._fenced_store()
+        agents = agents_of(
+            self._settings,
+            self._client,
+            self._metrics,
+            self._world,
+            lambda key: self._queue.add(key, low=True),
+            self._elector.check,
+            self._clock,
+        )
         executor = KubernetesExecutor(
             self._client,
             self._world,
-            ChildSettings(self._settings.agent_address, self._settings.runtime_image),
+            agents.child_settings,
             self._clock,
+            agents.result_of,
             self._checkpoint,
         )
         reconciler = Reconciler(
@@ -137,7 +147,9 @@ class Operator:
             self._world,
             Intake(store, self._client, self._clock, self._checkpoint),
             executor,
-            StatusWriter(store, self._client, self._metrics, self._clock, self._checkpoint),
+            StatusWriter(
+                store, self._client, self._metrics, self._clock, agents.shown, self._checkpoint
+            ),
             self._clock,
             self._checkpoint,
         )
@@ -164,6 +176,7 @@ class Operator:
         )
         try:
             await self._wait_for_crd()
+            await asyncio.to_thread(agents.start)
             self._watches.start()
             await self._wait_for_first_list(self._watches)
             self._workers.start()
@@ -171,6 +184,7 @@ class Operator:
         finally:
             stops = (self._workers.stop, self._watches.stop)
             await asyncio.gather(*map(asyncio.to_thread, stops))
+            await asyncio.to_thread(agents.stop)
 
     def _enqueue(self, key: Key, is_first_list: bool) -> None:
         # Ten thousand idle jobs of the first list wait behind whoever needs something now.
@@ -307,36 +321,6 @@ async def serve(operator: Operator) -> None:
         loop.add_signal_handler(number, work.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await work
-
-
-class _JsonLines(logging.Formatter):
-    """One object a line, for log collectors."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def set_up_logging(log_format: str) -> None:
-    """Log to stderr, as "text" or "json"; kopf says only what is wrong."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        _JsonLines()
-        if log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("kopf", "urllib3", "alembic", "asyncio", "aiohttp"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Its one warning is that it leaves signals to us.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 def run(

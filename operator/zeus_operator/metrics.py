@@ -25,6 +25,7 @@ REASONS = frozenset(
         "fenced_out",
         "internal",
         "refused",
+        "result_awaited",
         "store_unavailable",
     }
 )
@@ -150,6 +151,14 @@ class Metrics:
         )
         self._leader = Gauge("zeus_operator_leader", "1: this replica leads", registry=r)
         self._store = Gauge("zeus_operator_store_up", "1: the store answers", registry=r)
+        self._agents = Gauge(
+            "zeus_operator_agent_problems",
+            "What is wrong now with the trust in agents or with their reports; the log says what",
+            ("of",),
+            registry=r,
+        )
+        for of in ("trust", "reports"):
+            self._agents.labels(of)
 
     def reconciled(self, seconds: float) -> None:
         """Count one reconcile that took `seconds`, whatever came of it."""
@@ -164,6 +173,10 @@ class Metrics:
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is none of the reasons {sorted(REASONS)}")
         self._errors.labels(reason).inc()
+
+    def agents_looked_at(self, of: str, problems: int) -> None:
+        """Take in how much is wrong with the "trust" in agents or with their "reports"."""
+        self._agents.labels(of).set(problems)
 
     def read_queue(
         self,

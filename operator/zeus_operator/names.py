@@ -18,3 +18,7 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_RUN = f"{GROUP}/run"
 ANNOTATION_RESUME = f"{GROUP}/resume"
 ANNOTATION_RESET = f"{GROUP}/reset"
+
+LABEL_AGENT_ACCESS = f"{GROUP}/agent-access"
+"""On a namespace, by its owner: its pods may know the agents' authority."""
+AGENT_ACCESS_ENABLED = "enabled"

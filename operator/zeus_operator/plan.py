@@ -37,6 +37,7 @@ from zeus_operator.records import (
     RecurrenceState,
 )
 from zeus_operator.schedule import (
+    CLOCK_TOLERANCE,
     MAX_MISSED_TICKS,
     DueTick,
     TickVerdict,
@@ -234,11 +235,9 @@ def _tick(
 ) -> _Tick:
     if spec.schedule is None:
         return _Tick(DueTick(TickVerdict.NONE), frozenset())
-    # A new incarnation makes up for no tick before its time, and repeats none of the old one.
-    after = max(facts.job.created_at, facts.last_scheduled_time or facts.job.created_at)
     due = judge_ticks(
         parse_schedule(spec.schedule, spec.time_zone),
-        after,
+        _last_dealt_with(facts, now),
         now,
         concurrency_policy=spec.concurrency_policy,
         starting_deadline_seconds=spec.starting_deadline_seconds,
@@ -255,6 +254,22 @@ def _tick(
     if due.verdict is TickVerdict.REPLACE and may_replace:
         return _Tick(due, frozenset(recurrence.id for recurrence in opened))
     return _Tick(due, frozenset())
+
+
+def _last_dealt_with(facts: JobFacts, now: datetime) -> datetime:
+    """Return the time up to which no tick is due any more.
+
+    A clock that was ahead once may have dealt with a tick of next year.  That one is not run
+    again; but it must not silence the schedule until then, so the latest before it counts.
+    """
+    known = [
+        # A new incarnation makes up for no tick before its time, and repeats none of the old one.
+        facts.job.created_at,
+        *((facts.last_scheduled_time,) if facts.last_scheduled_time is not None else ()),
+        *(item.scheduled_time for item in facts.recurrences if item.request_id is None),
+    ]
+    latest = now + CLOCK_TOLERANCE
+    return max((each for each in known if each <= latest), default=now - CLOCK_TOLERANCE)
 
 
 def _create(
@@ -275,7 +290,7 @@ def _create(
             0 if skip else _next_ordinal(facts, kind),
             due.tick,
             state=RecurrenceState.SKIPPED if skip else RecurrenceState.OPEN,
-            reason=_tick_reason(spec, due, skip),
+            reason=_tick_reason(facts, spec, due, now, skip),
         )
         return
     has_room = len(opened) < max_parallel and (
@@ -317,18 +332,26 @@ def _time_of_request(facts: JobFacts, now: datetime) -> datetime:
     return moment
 
 
-def _tick_reason(spec: JobPlanSpec, due: DueTick, skip: bool) -> str:
-    missed = ""
+def _tick_reason(
+    facts: JobFacts, spec: JobPlanSpec, due: DueTick, now: datetime, skip: bool
+) -> str:
+    """Return what is unusual about a recurrence; "" where nothing is."""
+    reasons = []
+    if skip:
+        reasons.append(f"could not start within {spec.starting_deadline_seconds:g} s of its time")
     if due.missed is None:
-        missed = f"at least {MAX_MISSED_TICKS} earlier ticks were missed"
+        reasons.append(f"at least {MAX_MISSED_TICKS} earlier ticks were missed")
     elif due.missed == 1:
-        missed = "1 earlier tick was missed"
+        reasons.append("1 earlier tick was missed")
     elif due.missed:
-        missed = f"{due.missed} earlier ticks were missed"
-    if not skip:
-        return missed
-    late = f"could not start within {spec.starting_deadline_seconds:g} s of its time"
-    return f"{late}; {missed}" if missed else late
+        reasons.append(f"{due.missed} earlier ticks were missed")
+    last = facts.last_scheduled_time
+    if last is not None and last > now + CLOCK_TOLERANCE:
+        reasons.append(
+            f"the operator's clock was ahead: the tick of {last.isoformat(timespec='seconds')} "
+            "has had its turn before its time and is not repeated"
+        )
+    return "; ".join(reasons)
 
 
 def _wait(facts: JobFacts, due: DueTick, paused: str) -> Wait:

@@ -24,7 +24,7 @@ from zeus_operator.actions import (
 )
 from zeus_operator.api.template import TemplateError
 from zeus_operator.deciding import decision_for
-from zeus_operator.executors.base import ChildCollision
+from zeus_operator.executors.base import ChildCollision, ResultNotYet
 from zeus_operator.executors.checkpoints import (
     ClusterCheckpoint,
     ClusterCheckpointHook,
@@ -34,7 +34,7 @@ from zeus_operator.executors.kubernetes import ChildNotGone, KubernetesExecutor
 from zeus_operator.executors.pods import ChildPhase, ChildView
 from zeus_operator.facts_fold import with_attempt, with_recurrence
 from zeus_operator.intake import Intake, Taken
-from zeus_operator.kube import Refused
+from zeus_operator.kube import Conflict, KubeError, KubeUnavailable
 from zeus_operator.optimizer import policy as policy_named
 from zeus_operator.optimizer.types import Policy
 from zeus_operator.plan import plan
@@ -63,17 +63,29 @@ class TryLater(Exception):  # noqa: N818 - a state of the world, no fault of the
     """Something is not as it must be yet; the same reconcile again may succeed."""
 
 
+class ResultAwaited(TryLater):
+    """A pod has ended, and who may know its result does not answer yet."""
+
+
 Refusal = tuple[str, str]
 """Why no child can be created: one word for programs, and words for people."""
 
 
 @dataclass
 class _Round:
-    """What one reconcile has found out besides facts."""
+    """What one reconcile has found out besides facts, as of the last round; by attempt id."""
 
-    views: dict[int, ChildView] = field(default_factory=dict)  # by attempt id
-    refusals: dict[int, Refusal] = field(default_factory=dict)  # by attempt id
-    not_gone: list[str] = field(default_factory=list)
+    views: dict[int, ChildView] = field(default_factory=dict)
+    awaited: dict[int, ResultNotYet] = field(default_factory=dict)
+    not_gone: dict[int, str] = field(default_factory=dict)
+    refusals: dict[int, Refusal] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Forget what the round before has found: it may not hold any more."""
+        self.views.clear()
+        self.awaited.clear()
+        self.not_gone.clear()
+        self.refusals.clear()
 
 
 class Reconciler:
@@ -102,7 +114,8 @@ class Reconciler:
         self._clock = clock
         self._checkpoint = checkpoint
         self._policies: dict[str, Policy] = {}
-        self._accepted: dict[str, int] = {}  # uid -> generation whose child the API server took
+        # Of the incarnation that has the key now: (uid, generation whose child the server took).
+        self._accepted: dict[Key, tuple[str, int]] = {}
 
     def reconcile(self, key: Key) -> datetime | None:
         """Do what is to be done for the ZeusJob `key`.
@@ -116,6 +129,7 @@ class Reconciler:
         seen = self._world.zeusjob(key)
         self._see_to_deletions(key, seen)
         if seen is None or seen.deleting:
+            self._accepted.pop(key, None)
             return None
         taken = self._intake.take(seen)
         if taken.job is None:
@@ -136,14 +150,17 @@ class Reconciler:
                 taken.request_problems,
                 refusal or first,
                 taken.reset_waits,
+                {attempt_id: each.waits_for for attempt_id, each in found.awaited.items()},
             )
         )
         self._executor.forget_gone(facts)
         self._prune(facts)
         if refused := refusal or first:
             raise TryLater(refused[1])
-        if found.not_gone:
-            raise TryLater(found.not_gone[0])
+        for words in found.not_gone.values():
+            raise TryLater(words)
+        for awaited in found.awaited.values():
+            raise ResultAwaited(str(awaited))
         return wait.until
 
     def explain(self, key: Key) -> None:
@@ -169,7 +186,6 @@ class Reconciler:
         self._store.delete_job(job.id, self._clock(), erase=erase)
         self._world.forget_deletion(job.uid)
         self._intake.forget(job.uid)
-        self._accepted.pop(job.uid, None)
         self._writer.forget(job)
         self._world.forget_gone_pods(Key(job.namespace, job.name), ())
 
@@ -177,18 +193,19 @@ class Reconciler:
 
     def _dry_run(self, seen: ZeusJobObject, taken: Taken, facts: JobFacts) -> Refusal | None:
         """Let the API server judge the child once per generation; None: it takes it."""
-        if taken.problems or self._accepted.get(seen.uid) == seen.generation:
+        accepted = (seen.uid, seen.generation)
+        if taken.problems or self._accepted.get(seen.key) == accepted:
             return None
         if self._writer.says_ready(seen):  # judged by the process before
-            self._accepted[seen.uid] = seen.generation
+            self._accepted[seen.key] = accepted
             return None
         try:
             self._executor.dry_run(facts.job)
-        except Refused as error:
-            return ("ChildRefused", error.message)
+        except KubeError as error:
+            return _refusal(error)
         except TemplateError as error:
             return ("ChildRefused", str(error))
-        self._accepted[seen.uid] = seen.generation
+        self._accepted[seen.key] = accepted
         return None
 
     # Rounds of plan and apply ----------------------------------------------------
@@ -214,9 +231,13 @@ class Reconciler:
     def _observe(self, facts: JobFacts, found: _Round) -> tuple[JobFacts, bool]:
         """Store what is new of the children; returns whether one has ended."""
         has_ended = False
-        found.views.clear()
+        found.begin()
         for attempt in _with_child(facts):
-            view = self._executor.observe(facts.job, attempt)
+            try:
+                view = self._executor.observe(facts.job, attempt)
+            except ResultNotYet as error:
+                found.awaited[attempt.id] = error
+                continue
             found.views[attempt.id] = view
             is_over = view.is_finished or view.phase is ChildPhase.GONE
             if not is_over and not _is_news(attempt, view.executions):
@@ -275,14 +296,14 @@ class Reconciler:
         try:
             decision = decision_for(attempt, spec, facts.profiles)
             uid = self._executor.start(facts.job, attempt, decision)
-        except Refused as error:
-            found.refusals[attempt_id] = ("ChildRefused", error.message)
+        except KubeError as error:
+            found.refusals[attempt_id] = _refusal(error)
         except (TemplateError, ProtocolError) as error:
             found.refusals[attempt_id] = ("ChildRefused", str(error))
         except ChildCollision as error:
             found.refusals[attempt_id] = ("ChildCollision", str(error))
         except ChildNotGone as error:
-            found.not_gone.append(str(error))
+            found.not_gone[attempt_id] = str(error)
         else:
             self._checkpoint(ClusterCheckpoint.BEFORE_RECORD_CHILD)
             stored = self._store.record_child(attempt.id, uid, (), self._clock())
@@ -299,6 +320,20 @@ class Reconciler:
         """Delete finished children beyond the history limits, once their results are stored."""
         for child in self._executor.surplus(facts):
             self._executor.prune(facts.job.namespace, child)
+
+
+def _refusal(error: KubeError) -> Refusal:
+    """Return why the API server does not take a child, in its words.
+
+    Whatever it answers but "not now" needs a person: also that it does not know the resource or
+    the namespace (404), or who asks (401).
+
+    Raises:
+        KubeUnavailable, Conflict: the same request may succeed soon; nobody needs to know.
+    """
+    if isinstance(error, (KubeUnavailable, Conflict)):
+        raise error
+    return ("ChildRefused", error.message)
 
 
 def _with_child(facts: JobFacts) -> list[AttemptRecord]:

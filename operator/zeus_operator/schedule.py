@@ -23,6 +23,9 @@ from zeus_operator.plan_spec import ConcurrencyPolicy
 MAX_MISSED_TICKS = 100
 """With more of them missed nobody enumerates them; only the latest counts."""
 
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""A tick that was dealt with, and lies further ahead of now, was seen by a clock that was wrong."""
+
 MACROS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",

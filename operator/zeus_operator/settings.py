@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zeus_operator.executors.child_additions import TOKEN_FILE, TOKEN_MOUNT
 from zeus_operator.lease import LeaseTimes
 from zeus_operator.metrics import JOBS_SHOWN
 from zeus_operator.store.connection import StoreError, database_url
@@ -22,9 +23,25 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?")
 
+AGENT_PORT = 8443
+"""Port of the agents' Service, unless an address is given."""
+
 
 class SettingsError(ValueError):
     """Settings that can't be used: one line for each, naming the variable and what is allowed."""
+
+
+@dataclass(frozen=True)
+class ServiceName:
+    """A Service."""
+
+    name: str
+    namespace: str
+
+    @property
+    def host(self) -> str:
+        """Return its name as pods of any namespace find it, whatever the cluster's domain is."""
+        return f"{self.name}.{self.namespace}.svc"
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,36 @@ class OperatorSettings:
     statement_timeout_seconds: float = 10.0
     transaction_idle_timeout_seconds: float = 10.0
     metrics_jobs: int = JOBS_SHOWN
+    agent_service: ServiceName | None = None
     agent_address: str | None = None
+    agent_token_file: str = f"{TOKEN_MOUNT}/{TOKEN_FILE}"
+    agent_trust_seconds: float = 30.0
+    agent_reports_seconds: float = 15.0
     runtime_image: str | None = None
     log_format: str = "text"
+
+    @property
+    def agent_url(self) -> str | None:
+        """Where runs find the agent of their node; None: there is none."""
+        address = self.agent_address
+        if address is None and self.agent_service is not None:
+            address = f"{self.agent_service.host}:{AGENT_PORT}"
+        return None if address is None else f"https://{address}"
+
+    @property
+    def agent_hosts(self) -> tuple[str, ...]:
+        """What the agents' certificate is for; empty: the operator issues none."""
+        service = self.agent_service
+        if service is None:
+            return ()
+        hosts = [
+            service.host,
+            f"{service.name}.{service.namespace}",
+            f"{service.host}.cluster.local",
+        ]
+        if self.agent_address is not None:
+            hosts.append(_split(self.agent_address)[0])
+        return tuple(dict.fromkeys(hosts))
 
 
 @dataclass(frozen=True)
@@ -104,7 +148,7 @@ def load_settings(
         problems.append(f"{_names_of(_LEASE_FIELDS)}: {error}")
     if not problems:
         settings = OperatorSettings(**values)
-        problems = _fence_problems(settings)
+        problems = [*_fence_problems(settings), *_agent_problems(settings)]
         if not problems:
             return settings
     raise SettingsError("\n".join(problems))
@@ -118,6 +162,18 @@ def _fence_problems(settings: OperatorSettings) -> list[str]:
         f"duration ({lease:g} s), or a leader that was replaced could still hold a transaction"
         for name in ("statement_timeout_seconds", "transaction_idle_timeout_seconds")
         if getattr(settings, name) >= lease
+    ]
+
+
+def _agent_problems(settings: OperatorSettings) -> list[str]:
+    """Return what the shipped rights would not allow: they are for one namespace."""
+    service = settings.agent_service
+    if service is None or service.namespace == settings.lease_namespace:
+        return []
+    return [
+        f"{_names_of(('agent_service',))} '{service.name}.{service.namespace}': must be in the "
+        f"namespace of the Lease ({settings.lease_namespace}): the operator has rights to the "
+        "agents' certificate and addresses in its own namespace only"
     ]
 
 
@@ -180,15 +236,29 @@ def _listen_host(text: str) -> str:
     return text
 
 
+def _split(address: str) -> tuple[str, str]:
+    """Return host and port of an address, an IPv6 one without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), port
+
+
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
+    host, port = _split(text)
     try:
-        _listen_host(bare)
+        _listen_host(host)
         _integer(1, 65_535)(port)
     except ValueError as error:
         raise ValueError("must be host:port, such as zeus-agent.zeus-system:8443") from error
+    if "%" in host:
+        raise ValueError("must name no interface of one machine (%), for others call it as well")
     return text
+
+
+def _service(text: str) -> ServiceName:
+    name, _, namespace = text.partition(".")
+    if not _DNS_LABEL.fullmatch(name) or not _DNS_LABEL.fullmatch(namespace):
+        raise ValueError("must be name.namespace, such as zeus-agent.zeus-system")
+    return ServiceName(name, namespace)
 
 
 def _log_format(text: str) -> str:
@@ -224,7 +294,11 @@ VARIABLES: tuple[Variable, ...] = (
     _variable(
         "lease_namespace", "namespace of the Lease", _pattern(_DNS_LABEL, "a namespace's name")
     ),
-    _variable("lease_name", "name of the Lease", _pattern(_DNS_SUBDOMAIN, "the name of an object")),
+    _variable(
+        "lease_name",
+        "name of the Lease; the shipped rights are for no other than zeus-operator",
+        _pattern(_DNS_SUBDOMAIN, "the name of an object"),
+    ),
     _variable(
         "lease_duration_seconds", "a standby takes over so long after the last renewal", _SECONDS
     ),
@@ -271,7 +345,32 @@ VARIABLES: tuple[Variable, ...] = (
         "number of jobs with series of their own, 0 to 1000000",
         _integer(0, 1_000_000),
     ),
-    _variable("agent_address", "host:port of the agents' Service", _address),
+    _variable(
+        "agent_service",
+        "name.namespace of the agents' Service, in the namespace of the Lease; the operator issues "
+        "their certificate and reads their reports; no agents if not given",
+        _service,
+    ),
+    _variable(
+        "agent_address",
+        "host:port where runs find their agent; if not given, port 8443 of the agents' Service",
+        _address,
+    ),
+    _variable(
+        "agent_token_file",
+        "file with the operator's own token for the agents, of the audience zeus-agent",
+        _pattern(re.compile(r"/[^\0]{1,4000}"), "the absolute path of a file"),
+    ),
+    _variable(
+        "agent_trust_seconds",
+        "the agents' authority, certificate and ConfigMaps are looked at so often, 1 to 3600",
+        _number(1, 3600, "seconds"),
+    ),
+    _variable(
+        "agent_reports_seconds",
+        "the agents of nodes where runs train are asked for their progress so often, 1 to 600",
+        _number(1, 600, "seconds"),
+    ),
     _variable(
         "runtime_image",
         "image from which the runtime is put into pods that ask for it",

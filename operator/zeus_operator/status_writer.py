@@ -10,12 +10,13 @@ import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from zeus_operator import names
 from zeus_operator.actions import Wait
+from zeus_operator.agents.reports import AgentReport
 from zeus_operator.api.template import Problem
 from zeus_operator.executors.checkpoints import (
     ClusterCheckpoint,
@@ -26,7 +27,7 @@ from zeus_operator.executors.pods import ChildView
 from zeus_operator.kube import AlreadyExists, KubeClient, KubeError, NotFound, Refused, path_of
 from zeus_operator.metrics import JobSeries, Metrics
 from zeus_operator.plan_spec import JobPlanSpec
-from zeus_operator.records import JobFacts, JobRecord, RecurrenceRecord
+from zeus_operator.records import JobFacts, JobRecord, RecurrenceRecord, RecurrenceState
 from zeus_operator.status.events import EventNote, event_manifest, events_of
 from zeus_operator.status.projection import HistorySummary, project, store_away, summarize
 from zeus_operator.status.view import StatusView
@@ -49,6 +50,7 @@ class Seen:
         children: by attempt id.
         refusal: why no child can be created: one word, and words for people.
         reset_waits: a reset was asked for and waits for what runs.
+        awaited: whose word on an ended pod is waited for, by attempt id.
     """
 
     zeusjob: ZeusJobObject
@@ -59,6 +61,7 @@ class Seen:
     request_problems: tuple[Problem, ...] = ()
     refusal: tuple[str, str] | None = None
     reset_waits: bool = False
+    awaited: Mapping[int, str] = field(default_factory=dict)
 
 
 class _Recent(Generic[V]):
@@ -99,6 +102,7 @@ class StatusWriter:
 
     Args:
         clock: gives the time, aware.
+        progress: gives what is to be shown of a running pod, by its UID.
         checkpoint: called between two effects.
     """
 
@@ -108,6 +112,7 @@ class StatusWriter:
         client: KubeClient,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        progress: Callable[[str], AgentReport | None],
         checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
     ) -> None:
         self._store = store
@@ -115,6 +120,7 @@ class StatusWriter:
         self._metrics = metrics
         self._clock = clock
         self._checkpoint = checkpoint
+        self._progress = progress
         # By uid: the status that we have written last, and its resourceVersion.
         self._written: _Recent[tuple[dict[str, Any], str]] = _Recent(_REMEMBERED)
         self._histories: _Recent[_History] = _Recent(_REMEMBERED)  # by uid
@@ -144,6 +150,8 @@ class StatusWriter:
             now=self._clock(),
             name=seen.zeusjob.key.name,
             uid=seen.zeusjob.uid,
+            progress=self._heard(seen.facts),
+            awaited=seen.awaited,
         )
         status = self._project(seen.zeusjob, view)
         series = replace(history.series, converged=_is_converged(status))
@@ -201,6 +209,16 @@ class StatusWriter:
         self._metrics.jobs.remove(Key(job.namespace, job.name))
 
     # Status --------------------------------------------------------------------
+
+    def _heard(self, facts: JobFacts) -> dict[str, AgentReport]:
+        """Return what agents have told of the newest pod of each open attempt."""
+        uids = [
+            each.attempts[-1].executions[-1].uid
+            for each in facts.recurrences
+            if each.state is RecurrenceState.OPEN and each.attempts and each.attempts[-1].executions
+        ]
+        heard = {uid: self._progress(uid) for uid in uids}
+        return {uid: report for uid, report in heard.items() if report is not None}
 
     def _previous(self, zeusjob: ZeusJobObject) -> dict[str, Any]:
         """Return the status as it is: our own last write, which the cache may not show yet."""

@@ -14,7 +14,7 @@ from zeus_operator.health import WorkerState
 from zeus_operator.kube import Conflict, KubeError, KubeUnavailable, Refused
 from zeus_operator.leader import LeadershipLost
 from zeus_operator.metrics import Metrics
-from zeus_operator.reconcile import TryLater
+from zeus_operator.reconcile import ResultAwaited, TryLater
 from zeus_operator.store.fencing import FencedOut
 from zeus_operator.store.store import StoreError, StoreUnavailable
 from zeus_operator.workqueue import WorkQueue
@@ -135,6 +135,8 @@ def _reason(error: Exception) -> str:
         return "api_server_unavailable"
     if isinstance(error, Conflict):
         return "conflict"
+    if isinstance(error, ResultAwaited):
+        return "result_awaited"
     if isinstance(error, (KubeError, Refused, TryLater)):
         return "refused"
     if isinstance(error, StoreError):

@@ -84,6 +84,15 @@ class ZeusJobObject:
         return found["spec"], found["status"]
 
 
+@dataclass(frozen=True)
+class RunningPod:
+    """A pod of a run, as far as it matters where it is."""
+
+    key: Key
+    uid: str
+    node: str
+
+
 @dataclass
 class _Watched:
     """Bookkeeping of one resource: what was seen, and when something last proved it alive."""
@@ -269,6 +278,18 @@ class World:
         wanted = (str(recurrence_id), str(attempt))
         with self._lock:
             return tuple(pod for pod in self._pods.get(key, {}).values() if _run_of(pod) == wanted)
+
+    def running_pods(self) -> tuple[RunningPod, ...]:
+        """Return all pods that run on a node."""
+        with self._lock:
+            return tuple(
+                RunningPod(key, uid, node)
+                for key, pods in self._pods.items()
+                for uid, pod in pods.items()
+                if (node := pod["spec"].get("nodeName"))
+                and pod["status"].get("phase") == "Running"
+                and not pod.get(GONE_MARK)
+            )
 
     # Is it whole and alive? ----------------------------------------------------
 

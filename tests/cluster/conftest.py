@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -30,10 +31,35 @@ from zeus_operator.store.store import Store
 __all__ = ["database", "postgres_server"]
 
 FAILED = pytest.StashKey[bool]()
+LEFT_OUT = pytest.StashKey[list[str]]()
 LOG_LINES = 200
+FULL = "ZEUS_TEST_FULL"
 
 MakeNode = Callable[..., SimulatedNode]
 MakeOperator = Callable[..., OperatorProcess]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"full: takes minutes; only with {FULL}=1 (make test-full)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `full`, unless it is asked for; the summary says so."""
+    if os.environ.get(FULL) == "1":
+        return
+    left_out = [item for item in items if item.get_closest_marker("full") is not None]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = terminalreporter.config.stash.get(LEFT_OUT, [])
+    if left_out:
+        terminalreporter.section(f"left to `make test-full` ({FULL}=1)")
+        for nodeid in left_out:
+            terminalreporter.write_line(nodeid)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -115,7 +115,9 @@ def test_what_only_others_can_find_is_taken(cluster: ControlPlane, mistake: str)
 def test_a_target_that_is_no_decimal_is_refused_in_plain_words(cluster: ControlPlane) -> None:
     said = refusal(cluster, manifests.WRONG_FILES["energy preference out of range"][0])
 
-    assert 'spec.objective.energyPreference: Invalid value: "1.5": must be from "0" to "1"' in said
+    assert 'spec.objective.energyPreference: Invalid value: must be from "0" to "1"' in unquoted(
+        said
+    )
 
 
 def test_an_unknown_field_is_refused_by_kubectl_with_its_path(cluster: ControlPlane) -> None:
@@ -208,9 +210,8 @@ def test_the_direction_of_the_metric_cannot_be_changed(stored: ControlPlane) -> 
     with pytest.raises(KubectlError) as refused:
         change(stored, {"spec": {"objective": {"metric": {"mode": "Min"}}}})
 
-    assert "spec.objective.metric.mode: Invalid value: can't be changed, because" in str(
-        refused.value
-    ).replace('"Min": ', "")
+    said = unquoted(str(refused.value))
+    assert "spec.objective.metric.mode: Invalid value: can't be changed, because" in said
 
 
 def test_everything_else_that_is_learned_about_can_be_changed(stored: ControlPlane) -> None:
@@ -346,9 +347,10 @@ def test_the_operator_may_do_its_work_and_no_more(cluster: ControlPlane, file: s
         ("get", "secrets"),
         ("get", "configmaps"),
         ("create", "leases.coordination.k8s.io"),
-        ("list", "namespaces"),
     ):
         assert not may(verb, resource), f"{verb} {resource}"
+    # To find those that may reach the agents; where it serves a few, it is told their names.
+    assert may("list", "namespaces") is (file == "rbac.yaml")
     cluster.kubectl("delete", "--wait=false", "-f", str(ROOT / "deploy" / file))
     eventually(
         lambda: not cluster.kubectl("get", "ns", "zeus-system", "--ignore-not-found"),
@@ -357,6 +359,11 @@ def test_the_operator_may_do_its_work_and_no_more(cluster: ControlPlane, file: s
 
 
 # ----------------------------------------------------------------------------------
+
+
+def unquoted(sentence: str) -> str:
+    """Return what the API server says without the value: an older one says "object" for any."""
+    return re.sub(r'Invalid value: "[^"]*": ', "Invalid value: ", sentence)
 
 
 def plain(sentence: str) -> str:

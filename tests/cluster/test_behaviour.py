@@ -113,6 +113,7 @@ def test_reset_erases_the_history_once(
 
     zeusjobs.annotate("job", reset="now")
     eventually(lambda: not history(zeusjobs, stored), "the history is erased")
+    zeusjobs.wait_for("so says the status", lambda: not zeusjobs.status("job").get("runs"))
     zeusjobs.annotate("job", run="b")
     zeusjobs.wait_for_runs("job", 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from sqlalchemy import create_engine, text
 
@@ -160,3 +161,36 @@ def test_two_replicas_lead_one_after_the_other(
 
     zeusjobs.wait_for_runs("job", 3)
     everything_happened_once(zeusjobs, stored, started, 3)
+
+
+def test_the_clock_jumps_ahead_by_a_week_and_back(
+    zeusjobs: ZeusJobs, make_operator: MakeOperator, make_node: MakeNode, stored: Store
+) -> None:
+    """The schedule is not silent until next week, and no tick has two runs."""
+    started = Started()
+    make_node(counted(SyntheticJob(), started))
+    # A tick comes every other second.
+    operator = make_operator(clock_speed=30).start().wait_until_leading()
+    zeusjobs.apply("job", schedule="* * * * *")
+    zeusjobs.wait_for_runs("job", 1)
+
+    def ticks() -> list[datetime]:
+        record = stored.job_by_uid(zeusjobs.uid("job"))
+        assert record is not None
+        return [each.scheduled_time for each in stored.history(record.id)]
+
+    operator.set_clock_ahead(timedelta(days=7))
+    week = timedelta(days=6)
+    eventually(lambda: max(ticks()) - min(ticks()) > week, "a tick of next week has its run")
+    operator.set_clock_ahead(timedelta())
+    seen = len(ticks())
+
+    eventually(lambda: len(ticks()) >= seen + 3, "the schedule goes on")
+    later = ticks()[seen + 1 :]  # one may have been on its way
+    assert all(tick - min(ticks()) < week for tick in later)
+    assert len(set(ticks())) == len(ticks())
+    said = [each["message"] for each in zeusjobs.events("MissedSchedule")]
+    assert any("the operator's clock was ahead" in message for message in said)
+    zeusjobs.patch("job", {"spec": {"suspend": True}})
+    zeusjobs.wait_for_condition("job", "Progressing", "False")
+    assert all(count == 1 for count in started.values())

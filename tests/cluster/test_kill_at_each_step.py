@@ -21,7 +21,9 @@ RUNS = 2
 
 # Passed only where a run is stopped to make room for the next one.
 STOPPING = (ClusterCheckpoint.BEFORE_STOP_CHILD, ClusterCheckpoint.AFTER_STOP_CHILD)
-OF_A_RUN = [moment for moment in ClusterCheckpoint if moment not in STOPPING]
+# Passed only where somebody asks by an annotation.
+ASKING = ClusterCheckpoint.REQUEST_STORED
+OF_A_RUN = [moment for moment in ClusterCheckpoint if moment not in (*STOPPING, ASKING)]
 
 
 @pytest.mark.parametrize("moment", OF_A_RUN, ids=lambda moment: moment.value)
@@ -44,6 +46,27 @@ def test_a_run_survives_a_kill(
     everything_happened_once(zeusjobs, stored, started, RUNS)
     # Every child is pruned: its result is stored.
     eventually(lambda: not zeusjobs.jobs(), "no child is left")
+    assert second.stop() == 0, second.log
+
+
+def test_what_an_annotation_asks_for_survives_a_kill(
+    zeusjobs: ZeusJobs,
+    make_operator: Callable[..., OperatorProcess],
+    make_node: Callable[..., SimulatedNode],
+    stored: Store,
+) -> None:
+    started: Counter[tuple[str, str]] = Counter()
+    make_node(counted(SyntheticJob(), started))
+    first = make_operator().start(at=ASKING)
+    zeusjobs.apply("job")
+    zeusjobs.annotate("job", run=f"asked,runs={RUNS}")
+    assert first.wait_for_end() == -9, first.log
+
+    second = make_operator().start()
+    zeusjobs.wait_for_runs("job", RUNS)
+
+    everything_happened_once(zeusjobs, stored, started, RUNS)
+    zeusjobs.wait_for_condition("job", "Progressing", "False", "OnDemand")
     assert second.stop() == 0, second.log
 
 

@@ -52,6 +52,7 @@ class Machine:
         self.log_path = folder / "agent.log"
         self.simulator: Simulator = create_state(folder / "gpus", models)
         self.uuids = self.simulator.uuids()
+        self.program = ["-m", "zeus_agent.main"]  # what Python runs as the agent
         self.environment = {**os.environ, **environment(folder / "gpus")}
         for uuid in self.uuids:
             self.simulator.foreign_limit(uuid, ADMIN_CAP_WATTS)
@@ -60,7 +61,7 @@ class Machine:
     def command(self, *options: str) -> list[str]:
         """Return the agent's command line."""
         return [
-            *(sys.executable, "-m", "zeus_agent.main", "serve"),
+            *(sys.executable, *self.program, "serve"),
             *("--socket", str(self.socket), "--state-dir", str(self.state_dir)),
             *("--poll-seconds", "0.1", "--nvml-timeout-seconds", "0.4"),
             *options,
@@ -87,6 +88,12 @@ class Machine:
         eventually(answers, "the agent answers")
         client.close()
         return agent
+
+    @property
+    def agent_pid(self) -> int:
+        """The agent's process."""
+        assert self._agent is not None
+        return self._agent.pid
 
     def stop_agent(self, signal_number: int = signal.SIGTERM) -> int:
         """Signal the agent and return its exit code."""
@@ -115,6 +122,12 @@ class Machine:
             f"every limit is back at {watts:g} W",
         )
 
+    def memory_mib(self) -> float:
+        """Return the memory that the agent uses."""
+        assert self._agent is not None
+        pages = int(Path(f"/proc/{self._agent.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
     def log(self) -> str:
         """Return what the agent has logged."""
         return self.log_path.read_text() if self.log_path.exists() else ""
@@ -130,6 +143,15 @@ class Machine:
         ]
         assert values, f"no metric {name}"
         return sum(values)
+
+    def metric_or_zero(self, name: str, label: str) -> float:
+        """Return the sum of the series of a metric that have `label`; 0 if there is none."""
+        _, body = raw_request(self.socket, "GET", "/metrics")
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in body.decode().splitlines()
+            if line.startswith(name + "{") and label in line
+        )
 
     @contextlib.contextmanager
     def caller(

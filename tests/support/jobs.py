@@ -48,7 +48,9 @@ def spec_document(**changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
-def apply(store: Store, name: str = "digits", seed: int = 7, **changes: Any) -> JobRecord:
+def apply(
+    store: Store, name: str = "digits", seed: int = 7, *, now: datetime = START, **changes: Any
+) -> JobRecord:
     """Apply a job to the store."""
     return store.apply_job(
         "default",
@@ -57,7 +59,7 @@ def apply(store: Store, name: str = "digits", seed: int = 7, **changes: Any) -> 
         manifest_path="/jobs/zeusjob.yaml",
         policy="structured",
         seed=seed,
-        now=START,
+        now=now,
     )
 
 

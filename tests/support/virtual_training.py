@@ -94,6 +94,7 @@ class VirtualTraining:
         eta: float = 0.5,
         known: tuple = (),
         seed: int = 0,
+        dry_run: bool = False,
     ) -> None:
         self.gpu, self.eta = gpu, eta
         self.step_seconds, self.steps_per_epoch = step_seconds, steps_per_epoch
@@ -103,7 +104,8 @@ class VirtualTraining:
         self.status = AgentStatus(connected=True, error="")
         self.problem = ""
         self._chance, self._noise = random.Random(seed), noise
-        self._tick, self._agent_seconds = tick_seconds, agent_seconds
+        self._tick, self.agent_seconds = tick_seconds, agent_seconds
+        self._dry_run, self.notices = dry_run, Notices()
         self._grants: list[tuple[float, float | None]] = []
         self._corners = [(0.0, 0.0)]  # time, joules: true energy is linear in between
         self.ledger = Ledger()
@@ -116,7 +118,7 @@ class VirtualTraining:
             self,
             self,
             self.ledger,
-            Notices(),
+            self.notices,
             Steps(steps_per_epoch),
             clock=lambda: self.now,
         )
@@ -125,11 +127,11 @@ class VirtualTraining:
 
     def want_power_limit(self, uuid: str, watts: float) -> None:
         self.wishes.append(watts)
-        self._grants.append((self.now + self._agent_seconds, watts))
+        self._grants.append((self.now + self.agent_seconds, watts))
 
     def release(self, uuid: str) -> None:
         self.wishes.append(None)
-        self._grants.append((self.now, None))
+        self._grants = [(self.now, None)]
 
     def lose_lease(self) -> None:
         """Someone kills the agent: limits are back, and what was granted is gone."""
@@ -138,7 +140,7 @@ class VirtualTraining:
 
     def take_lease_again(self) -> None:
         wish = next(wish for wish in reversed(self.wishes) if wish is not None)
-        self._grants.append((self.now, wish))
+        self._grants = [(self.now, wish)]
 
     def _obey(self) -> None:
         while self._grants and self._grants[0][0] <= self.now:
@@ -146,8 +148,10 @@ class VirtualTraining:
             if watts is None:
                 self.limit, leases = self.gpu.max_watts, {}
             else:
-                self.limit = min(max(watts, self.gpu.min_watts), self.gpu.max_watts)
-                leases = {"GPU-v": Lease("s", "GPU-v", 1, watts, self.limit, self.gpu.max_watts)}
+                if not self._dry_run:
+                    self.limit = min(max(watts, self.gpu.min_watts), self.gpu.max_watts)
+                lease = Lease("s", "GPU-v", 1, watts, self.limit, self.gpu.max_watts)
+                leases = {"GPU-v": replace(lease, dry_run=self._dry_run)}
             self.status = replace(self.status, leases=leases)
 
     # ---- the meter ------------------------------------------------------------

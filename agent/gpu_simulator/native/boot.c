@@ -24,15 +24,15 @@ void sim_boot_id(char *text, size_t size) {
 
 static void restart(SimState *state) {
     sim_init_mutex(state);
+    state->driver_unloaded = 0;
+    state->driver_loads++;
     for (unsigned int i = 0; i < state->device_count; i++) {
         SimDevice *device = &state->devices[i].copy[atomic_load(&state->devices[i].active) & 1];
         device->time = sim_now();
         device->last_reap = 0;
         device->history_count = 0;
         device->faults.hang_until = 0;
-        device->persistence = 0;
-        sim_drop_work(device);
-        sim_reload_driver(device);
+        sim_reset(device);
     }
 }
 

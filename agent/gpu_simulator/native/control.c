@@ -49,7 +49,7 @@ NVML_API int gpuSimPredict(const char *model_key, const char *workload, double s
     int kind = sim_workload_index(workload);
     if (model == NULL || kind < 0) return NVML_ERROR_NOT_FOUND;
     SimOperatingPoint point;
-    sim_operate(sim_workload(model->family, kind), samples, limit_watts, &point);
+    sim_operate(sim_workload(model->family, kind), samples, limit_watts, 1.0, &point);
     write_point(&point, out);
     return NVML_SUCCESS;
 }
@@ -61,7 +61,7 @@ NVML_API void gpuSimEvaluate(const double parameters[11], double samples, double
     _Static_assert(sizeof workload == 11 * sizeof(double), "eleven doubles");
     memcpy(&workload, parameters, sizeof workload);
     SimOperatingPoint point;
-    sim_operate(&workload, samples, limit_watts, &point);
+    sim_operate(&workload, samples, limit_watts, 1.0, &point);
     write_point(&point, out);
 }
 
@@ -115,7 +115,7 @@ NVML_API int gpuSimSet(void *map_pointer, int index, const char *key, double val
     if (index < 0) {
         sim_lock(map);
         advance_all(map);
-        error = found < 0 ? ENOENT : sim_set_global(map->state, found, value);
+        error = found < 0 ? ENOENT : sim_set_global(map, found, value);
         sim_unlock(map);
     } else {
         SimCall call;

@@ -20,6 +20,12 @@ SimItem *sim_head(SimDevice *device) {
     return head;
 }
 
+/* The hardware's own slow-downs halve the clock; the driver's against heat is milder. */
+static double clock_cap(const SimDevice *device) {
+    if (device->faults.throttle & (SIM_HW_SLOWDOWN | SIM_HW_THERMAL | SIM_POWER_BRAKE)) return 0.5;
+    return device->faults.throttle & SIM_SW_THERMAL ? 0.8 : 1.0;
+}
+
 void sim_current(const SimMap *map, const SimDevice *device, const SimItem *item,
                  SimOperatingPoint *out) {
     const SimModel *model = sim_model(device->model);
@@ -28,11 +34,12 @@ void sim_current(const SimMap *map, const SimDevice *device, const SimItem *item
                                    .watts = model->idle_watts,
                                    .clock = (double)model->idle_sm_mhz / model->max_sm_mhz,
                                    .duty = 1,
-                                   .busy = 0};
+                                   .busy = 0,
+                                   .capped = 0};
         return;
     }
     sim_operate(sim_workload(model->family, item->workload), item->samples,
-                1e-3 * sim_enforced_mw(device), out);
+                1e-3 * sim_enforced_mw(device), clock_cap(device), out);
     out->seconds *= map->state->time_scale * item->slowdown;
     out->watts = model->idle_watts + (out->watts - model->idle_watts) * item->power_factor;
 }
@@ -67,7 +74,9 @@ static void integrate(SimMap *map, SimDevice *device, double end) {
             item->remaining = done ? 0 : item->remaining - span / point.seconds;
             if (done) item->status = SIM_DONE;
             device->finished_items += (uint64_t)done;
-            if (point.clock < 1 || point.duty < 1) device->capped_seconds += span;
+            if (point.capped) device->capped_seconds += span;
+            if (device->faults.throttle & (SIM_SW_THERMAL | SIM_HW_THERMAL))
+                device->thermal_seconds += span;
         }
         device->energy_joules += point.watts * span;
         device->busy_seconds += point.busy * span;
@@ -148,6 +157,13 @@ void sim_reload_driver(SimDevice *device) {
     device->counter_zero_joules = device->energy_joules;
     device->tick_joules = device->energy_joules;
     if (!device->persistence) device->limit_mw = sim_model(device->model)->default_limit_mw;
+    sim_mig_reset(&device->mig);
+}
+
+void sim_reset(SimDevice *device) {
+    device->persistence = 0;
+    sim_drop_work(device);
+    sim_reload_driver(device);
 }
 
 void sim_drop_work(SimDevice *device) {

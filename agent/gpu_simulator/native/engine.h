@@ -4,6 +4,20 @@
 
 #include "state.h"
 
+/* Clock event reasons, NVML's bits. */
+enum {
+    SIM_IDLE = 0x01,
+    SIM_USER_CLOCKS = 0x02,
+    SIM_POWER_CAP = 0x04,
+    SIM_HW_SLOWDOWN = 0x08,
+    SIM_SYNC_BOOST = 0x10,
+    SIM_SW_THERMAL = 0x20,
+    SIM_HW_THERMAL = 0x40,
+    SIM_POWER_BRAKE = 0x80,
+    SIM_THROTTLES = SIM_USER_CLOCKS | SIM_HW_SLOWDOWN | SIM_SYNC_BOOST | SIM_SW_THERMAL |
+                    SIM_HW_THERMAL | SIM_POWER_BRAKE
+};
+
 /* Bring the device to `now`: run its queue, integrate its energy. */
 void sim_advance(SimMap *map, SimDevice *device, double now);
 
@@ -22,8 +36,12 @@ unsigned int sim_enforced_mw(const SimDevice *device);
 /* Means over the last second: watts and share of time the GPU computed. */
 void sim_recent(const SimDevice *device, double *watts, double *busy);
 
-/* The driver is loaded anew: counter at zero, limit at its default unless persistent. */
+/* The driver is loaded anew: counter at zero, limit at its default unless persistent, no MIG
+ * instances. */
 void sim_reload_driver(SimDevice *device);
+
+/* The GPU was reset, or its driver unloaded: nothing of before is left. */
+void sim_reset(SimDevice *device);
 
 /* Drop all work; those who wait for it get GPU_IS_LOST. */
 void sim_drop_work(SimDevice *device);

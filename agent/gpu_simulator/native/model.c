@@ -7,15 +7,15 @@
 /* Limits, clocks and memory as `nvidia-smi -q` shows them for these boards. */
 static const SimModel MODELS[] = {
     {"V100", "Tesla V100-PCIE-16GB", "V100", 16945512448ull, 100000, 250000, 250000, 1380, 877,
-     135, 25.0, 2, 5, 7, 0, 0x1DB410DE, 0x121410DE, 0},
+     135, 25.0, 2, 5, 7, 0, 0x1DB410DE, 0x121410DE, 0, 0, 0},
     {"V100-SXM2", "Tesla V100-SXM2-16GB", "V100", 16945512448ull, 150000, 300000, 300000, 1530,
-     877, 135, 28.0, 2, 5, 7, 0, 0x1DB110DE, 0x121210DE, 0},
+     877, 135, 28.0, 2, 5, 7, 0, 0x1DB110DE, 0x121210DE, 0, 0, 0},
     {"A40", "NVIDIA A40", "A40", 48305799168ull, 100000, 300000, 300000, 1740, 7251, 210, 30.0, 14,
-     7, 8, 6, 0x223510DE, 0x145A10DE, 1},
+     7, 8, 6, 0x223510DE, 0x145A10DE, 1, 0, 0},
     {"A100", "NVIDIA A100-SXM4-40GB", "A100", 42949672960ull, 100000, 400000, 400000, 1410, 1215,
-     210, 50.0, 14, 7, 8, 0, 0x20B010DE, 0x134F10DE, 0},
+     210, 50.0, 14, 7, 8, 0, 0x20B010DE, 0x134F10DE, 0, 5, 14},
     {"H100", "NVIDIA H100 80GB HBM3", "H100", 85520809984ull, 200000, 700000, 700000, 1980, 2619,
-     345, 70.0, 14, 9, 9, 0, 0x233010DE, 0x16C110DE, 1},
+     345, 70.0, 14, 9, 9, 0, 0x233010DE, 0x16C110DE, 1, 10, 16},
 };
 
 typedef struct {
@@ -70,16 +70,18 @@ const SimWorkload *sim_workload(const char *family, int index) {
  * a step that waits for its host half of the time is still slowed by a limit that its busy
  * half would pass.  While the clock can go lower the GPU lowers it; at the lowest clock it
  * pauses (duty cycle). */
-void sim_operate(const SimWorkload *w, double samples, double limit_watts,
+void sim_operate(const SimWorkload *w, double samples, double limit_watts, double clock_cap,
                  SimOperatingPoint *out) {
-    double clock = 1.0, duty = 1.0;
-    if (limit_watts < w->static_watts + w->dynamic_watts) {
-        double knee_watts = w->dynamic_watts * pow(w->knee_clock, w->exponent);
+    double clock = clock_cap, duty = 1.0;
+    int capped = limit_watts < w->static_watts + w->dynamic_watts * pow(clock_cap, w->exponent);
+    if (capped) {
+        double lowest = fmin(w->knee_clock, clock_cap);
+        double knee_watts = w->dynamic_watts * pow(lowest, w->exponent);
         double room = limit_watts - w->static_watts;
         if (room >= knee_watts) {
             clock = pow(room / w->dynamic_watts, 1.0 / w->exponent);
         } else {
-            clock = w->knee_clock;
+            clock = lowest;
             duty = fmax(room / knee_watts, MIN_DUTY);
         }
     }
@@ -96,4 +98,5 @@ void sim_operate(const SimWorkload *w, double samples, double limit_watts,
     out->watts = busy_watts * out->busy + w->gap_watts * (1.0 - out->busy);
     out->clock = clock;
     out->duty = duty;
+    out->capped = capped;
 }

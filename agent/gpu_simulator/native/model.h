@@ -13,6 +13,8 @@ typedef struct {
     unsigned int brand, architecture, capability_major, capability_minor;
     unsigned int pci_device_id, pci_subsystem_id;
     int power_is_average; /* nvmlDeviceGetPowerUsage: mean of the last second, or instant */
+    unsigned int mig_memory_gb; /* of one of eight memory slices; 0: the board has no MIG */
+    unsigned int mig_processors; /* of one of seven compute slices */
 } SimModel;
 
 /* One row of the workload table; docs/reference/gpu-simulator.md derives it. */
@@ -37,6 +39,7 @@ typedef struct {
     double clock;        /* 0..1 of the full clock */
     double duty;         /* 0..1; below 1 the limit is lower than the lowest clock needs */
     double busy;         /* 0..1, share of the step in which the GPU computes */
+    int capped;          /* the power limit is what keeps it from running faster */
 } SimOperatingPoint;
 
 unsigned int sim_model_count(void);
@@ -48,7 +51,8 @@ int sim_workload_index(const char *name);
 const char *sim_workload_name(int index);
 const SimWorkload *sim_workload(const char *family, int index);
 
+/* `clock_cap`: highest clock, 0..1, that something besides the limit (heat) lets through. */
 void sim_operate(const SimWorkload *workload, double samples, double limit_watts,
-                 SimOperatingPoint *out);
+                 double clock_cap, SimOperatingPoint *out);
 
 #endif

@@ -3,9 +3,9 @@
 #include <stddef.h>
 
 #include "engine.h"
+#include "processes.h"
 #include "session.h"
 
-#define CONTEXT_BYTES (512ull << 20) /* what the simulated context of a client takes */
 #define RESERVED_BYTES (300ull << 20)
 
 #define ENTER(handle)                                                   \
@@ -13,41 +13,44 @@
     nvmlReturn_t entered = sim_enter((handle), SIM_READS, 0, &call);    \
     if (entered != NVML_SUCCESS) return entered
 
+#define ENTER_ANY(handle)                                                \
+    SimCall call;                                                        \
+    nvmlReturn_t entered = sim_enter_any((handle), SIM_READS, 0, &call); \
+    if (entered != NVML_SUCCESS) return entered
+
 #define REQUIRE(condition) \
     if (!(condition)) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT)
 
-static int is_client_of(const SimCall *call, int i) {
-    const SimClient *client = &call->map->state->clients[i];
-    return (client->devices & 1u << call->index) != 0 &&
-           sim_client_alive(call->map, i, client->generation);
-}
-
-static unsigned int client_count(const SimCall *call) {
-    unsigned int count = 0;
-    for (int i = 0; i < SIM_MAX_CLIENTS; i++) count += (unsigned int)is_client_of(call, i);
-    return count;
+/* Of the GPU, or of the MIG instance that the call is about. */
+static void memory_bytes(const SimCall *call, unsigned long long *total,
+                         unsigned long long *reserved, unsigned long long *used) {
+    *total = call->model->memory_bytes;
+    *reserved = RESERVED_BYTES;
+    if (call->slot >= 0) {
+        const SimInstance *instance = &call->device->mig.instances[call->slot];
+        *total = *total / 8 * sim_mig_profile(instance->profile)->memory_slices;
+        *reserved = RESERVED_BYTES / 8;
+    }
+    *used = SIM_CONTEXT_BYTES * sim_process_count(call);
+    if (*used > *total - *reserved) *used = *total - *reserved;
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory) {
-    ENTER(handle);
+    ENTER_ANY(handle);
     REQUIRE(memory != NULL);
-    memory->total = call.model->memory_bytes;
-    memory->used = RESERVED_BYTES + CONTEXT_BYTES * client_count(&call);
-    if (memory->used > memory->total) memory->used = memory->total;
+    unsigned long long reserved, used;
+    memory_bytes(&call, &memory->total, &reserved, &used);
+    memory->used = reserved + used;
     memory->free = memory->total - memory->used;
     return sim_leave(&call, NVML_SUCCESS);
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t *memory) {
-    ENTER(handle);
+    ENTER_ANY(handle);
     REQUIRE(memory != NULL);
     if (memory->version != (sizeof *memory | 2u << 24))
         return sim_leave(&call, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
-    memory->total = call.model->memory_bytes;
-    memory->reserved = RESERVED_BYTES;
-    memory->used = CONTEXT_BYTES * client_count(&call);
-    if (memory->used > memory->total - RESERVED_BYTES)
-        memory->used = memory->total - RESERVED_BYTES;
+    memory_bytes(&call, &memory->total, &memory->reserved, &memory->used);
     memory->free = memory->total - memory->reserved - memory->used;
     return sim_leave(&call, NVML_SUCCESS);
 }
@@ -65,6 +68,8 @@ NVML_API nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t handle,
                                                     nvmlUtilization_t *utilization) {
     ENTER(handle);
     REQUIRE(utilization != NULL);
+    /* A board that is cut into instances has no such figure for the whole. */
+    if (call.device->mig.mode) return sim_leave(&call, NVML_ERROR_NOT_SUPPORTED);
     double watts, busy;
     sim_recent(call.device, &watts, &busy);
     utilization->gpu = (unsigned int)lround(100 * fmin(busy, 1));
@@ -160,19 +165,21 @@ NVML_API nvmlReturn_t nvmlDeviceGetPowerState(nvmlDevice_t handle, unsigned int 
     return nvmlDeviceGetPerformanceState(handle, state);
 }
 
-enum { REASON_IDLE = 1, REASON_POWER_CAP = 4 };
+#define ENTER_REASONS(handle)                                                            \
+    SimCall call;                                                                        \
+    nvmlReturn_t entered = sim_enter((handle), SIM_READS, SIM_NO_CLOCK_REASONS, &call);  \
+    if (entered != NVML_SUCCESS) return entered
 
 NVML_API nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t handle,
                                                              unsigned long long *reasons) {
-    ENTER(handle);
+    ENTER_REASONS(handle);
     REQUIRE(reasons != NULL);
     const SimItem *item = sim_head(call.device);
     SimOperatingPoint point;
     sim_current(call.map, call.device, item, &point);
-    if (item == NULL)
-        *reasons = REASON_IDLE;
-    else
-        *reasons = point.clock < 1 || point.duty < 1 ? REASON_POWER_CAP : 0;
+    *reasons = call.device->faults.throttle;
+    if (item == NULL) *reasons |= SIM_IDLE;
+    if (point.capped) *reasons |= SIM_POWER_CAP;
     return sim_leave(&call, NVML_SUCCESS);
 }
 
@@ -183,9 +190,9 @@ NVML_API nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t han
 
 NVML_API nvmlReturn_t nvmlDeviceGetSupportedClocksEventReasons(nvmlDevice_t handle,
                                                                unsigned long long *reasons) {
-    ENTER(handle);
+    ENTER_REASONS(handle);
     REQUIRE(reasons != NULL);
-    *reasons = REASON_IDLE | REASON_POWER_CAP;
+    *reasons = SIM_IDLE | SIM_POWER_CAP | SIM_THROTTLES;
     return sim_leave(&call, NVML_SUCCESS);
 }
 
@@ -193,64 +200,3 @@ NVML_API nvmlReturn_t nvmlDeviceGetSupportedClocksThrottleReasons(nvmlDevice_t h
                                                                   unsigned long long *reasons) {
     return nvmlDeviceGetSupportedClocksEventReasons(handle, reasons);
 }
-
-/* ---- processes --------------------------------------------------------------------------- */
-
-static nvmlReturn_t processes(nvmlDevice_t handle, unsigned int *count, void *infos, int version) {
-    ENTER(handle);
-    REQUIRE(count != NULL);
-    unsigned int room = *count, found = client_count(&call), next = 0;
-    *count = found;
-    if (found > room || (infos == NULL && found > 0))
-        return sim_leave(&call, NVML_ERROR_INSUFFICIENT_SIZE);
-    for (int i = 0; i < SIM_MAX_CLIENTS && next < found; i++) {
-        if (!is_client_of(&call, i)) continue;
-        unsigned int pid = (unsigned int)call.map->state->clients[i].pid;
-        if (version == 1)
-            ((nvmlProcessInfo_v1_t *)infos)[next++] = (nvmlProcessInfo_v1_t){pid, CONTEXT_BYTES};
-        else
-            ((nvmlProcessInfo_v2_t *)infos)[next++] =
-                (nvmlProcessInfo_v2_t){pid, CONTEXT_BYTES, 0xffffffffu, 0xffffffffu};
-    }
-    *count = next;
-    return sim_leave(&call, NVML_SUCCESS);
-}
-
-static nvmlReturn_t no_processes(nvmlDevice_t handle, unsigned int *count) {
-    ENTER(handle);
-    REQUIRE(count != NULL);
-    *count = 0;
-    return sim_leave(&call, NVML_SUCCESS);
-}
-
-NVML_API nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t handle,
-                                                           unsigned int *count,
-                                                           nvmlProcessInfo_v1_t *infos) {
-    return processes(handle, count, infos, 1);
-}
-
-NVML_API nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t handle,
-                                                              unsigned int *count,
-                                                              nvmlProcessInfo_v2_t *infos) {
-    return processes(handle, count, infos, 2);
-}
-
-NVML_API nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t handle,
-                                                              unsigned int *count,
-                                                              nvmlProcessInfo_v2_t *infos) {
-    return processes(handle, count, infos, 2);
-}
-
-/* Graphics and MPS clients do not exist here; the lists are empty whatever their entries are. */
-#define NO_PROCESSES(function)                                                                 \
-    NVML_API nvmlReturn_t function(nvmlDevice_t handle, unsigned int *count, void *infos) {    \
-        (void)infos;                                                                           \
-        return no_processes(handle, count);                                                    \
-    }
-
-NO_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses)
-NO_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2)
-NO_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
-NO_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses)
-NO_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2)
-NO_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)

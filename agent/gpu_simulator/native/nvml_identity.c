@@ -3,16 +3,23 @@
 #include <string.h>
 
 #include "session.h"
+#include "view.h"
 
 #define ENTER(handle)                                                   \
     SimCall call;                                                       \
     nvmlReturn_t entered = sim_enter((handle), SIM_READS, 0, &call);    \
     if (entered != NVML_SUCCESS) return entered
 
+/* The same for calls that MIG instances have too. */
+#define ENTER_ANY(handle)                                               \
+    SimCall call;                                                       \
+    nvmlReturn_t entered = sim_enter_any((handle), SIM_READS, 0, &call); \
+    if (entered != NVML_SUCCESS) return entered
+
 /* A call that stores one value of the device. */
 #define GETTER(function, type, expression)                              \
     NVML_API nvmlReturn_t function(nvmlDevice_t handle, type *value) {  \
-        ENTER(handle);                                                  \
+        ENTER_ANY(handle);                                              \
         if (value == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT); \
         *value = (type)(expression);                                    \
         return sim_leave(&call, NVML_SUCCESS);                          \
@@ -21,17 +28,39 @@
 /* A call that copies a text of the device. */
 #define TEXT(function, expression)                                      \
     NVML_API nvmlReturn_t function(nvmlDevice_t handle, char *text, unsigned int length) { \
-        ENTER(handle);                                                  \
+        ENTER_ANY(handle);                                              \
         return sim_leave(&call, sim_copy_text(text, length, (expression))); \
     }
 
-TEXT(nvmlDeviceGetName, call.model->name)
-TEXT(nvmlDeviceGetUUID, call.device->uuid)
+NVML_API nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t handle, char *text, unsigned int length) {
+    char uuid[80];
+    ENTER_ANY(handle);
+    if (call.slot >= 0)
+        sim_mig_uuid(&call.device->mig, call.slot, call.device->uuid,
+                     (int)call.map->state->legacy_mig_ids, uuid, sizeof uuid);
+    else
+        snprintf(uuid, sizeof uuid, "%s", call.device->uuid);
+    return sim_leave(&call, sim_copy_text(text, length, uuid));
+}
+
+NVML_API nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t handle, char *text, unsigned int length) {
+    char name[96], profile[24];
+    ENTER_ANY(handle);
+    snprintf(name, sizeof name, "%s", call.model->name);
+    if (call.slot >= 0) {
+        sim_mig_profile_name(call.device->mig.instances[call.slot].profile,
+                             call.model->mig_memory_gb, profile, sizeof profile);
+        snprintf(name, sizeof name, "%s MIG %s", call.model->name, profile);
+    }
+    return sim_leave(&call, sim_copy_text(text, length, name));
+}
+
 TEXT(nvmlDeviceGetSerial, call.device->serial)
 TEXT(nvmlDeviceGetVbiosVersion, "90.00.00.00.01")
 TEXT(nvmlDeviceGetBoardPartNumber, "900-00000-0000-000")
 
-GETTER(nvmlDeviceGetIndex, unsigned int, call.index)
+GETTER(nvmlDeviceGetIndex, unsigned int,
+       call.slot >= 0 ? (unsigned int)call.slot : sim_seen_number(call.map, call.index))
 GETTER(nvmlDeviceGetMinorNumber, unsigned int, call.index)
 GETTER(nvmlDeviceGetModuleId, unsigned int, call.index)
 GETTER(nvmlDeviceGetBoardId, unsigned int, call.device->pci_bus << 8)
@@ -41,9 +70,6 @@ GETTER(nvmlDeviceGetArchitecture, unsigned int, call.model->architecture)
 GETTER(nvmlDeviceGetComputeMode, unsigned int, 0)
 GETTER(nvmlDeviceGetDisplayMode, unsigned int, 0)
 GETTER(nvmlDeviceGetDisplayActive, unsigned int, 0)
-GETTER(nvmlDeviceGetPersistenceMode, unsigned int, call.device->persistence)
-GETTER(nvmlDeviceGetMaxMigDeviceCount, unsigned int, 0)
-GETTER(nvmlDeviceIsMigDeviceHandle, unsigned int, 0)
 GETTER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, call.model->architecture >= 9 ? 5 : 3)
 GETTER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned int, call.model->architecture >= 9 ? 5 : 3)
 GETTER(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, 16)
@@ -51,7 +77,7 @@ GETTER(nvmlDeviceGetMaxPcieLinkWidth, unsigned int, 16)
 
 NVML_API nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t handle, int *major,
                                                          int *minor) {
-    ENTER(handle);
+    ENTER_ANY(handle);
     if (major == NULL || minor == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
     *major = (int)call.model->capability_major;
     *minor = (int)call.model->capability_minor;
@@ -63,7 +89,7 @@ static void pci_text(const SimDevice *device, char *text, size_t size, int digit
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t handle, nvmlPciInfo_t *pci) {
-    ENTER(handle);
+    ENTER_ANY(handle);
     if (pci == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
     memset(pci, 0, sizeof *pci);
     pci->bus = call.device->pci_bus;
@@ -107,23 +133,22 @@ NVML_API nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t handle, nvmlPciInfoEx
     return sim_leave(&call, NVML_SUCCESS);
 }
 
+NVML_API nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t handle, unsigned int *mode) {
+    SimCall call;
+    nvmlReturn_t entered = sim_enter(handle, SIM_READS, SIM_NO_PERSISTENCE, &call);
+    if (entered != NVML_SUCCESS) return entered;
+    if (mode == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
+    *mode = call.device->persistence;
+    return sim_leave(&call, NVML_SUCCESS);
+}
+
 NVML_API nvmlReturn_t nvmlDeviceSetPersistenceMode(nvmlDevice_t handle, unsigned int mode) {
     SimCall call;
-    nvmlReturn_t entered = sim_enter(handle, SIM_WRITES, 0, &call);
+    nvmlReturn_t entered = sim_enter(handle, SIM_WRITES, SIM_NO_PERSISTENCE, &call);
     if (entered != NVML_SUCCESS) return entered;
     if (!sim_may_write(&call)) return sim_leave(&call, NVML_ERROR_NO_PERMISSION);
     if (mode > 1) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
     call.device->persistence = mode;
-    return sim_leave(&call, NVML_SUCCESS);
-}
-
-NVML_API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t handle, unsigned int *current,
-                                           unsigned int *pending) {
-    ENTER(handle);
-    if (current == NULL || pending == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
-    int capable = strcmp(call.model->family, "A100") == 0 || strcmp(call.model->family, "H100") == 0;
-    if (!capable) return sim_leave(&call, NVML_ERROR_NOT_SUPPORTED);
-    *current = *pending = 0;
     return sim_leave(&call, NVML_SUCCESS);
 }
 

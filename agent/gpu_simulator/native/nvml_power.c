@@ -70,7 +70,9 @@ NVML_API nvmlReturn_t nvmlDeviceSetPowerManagementLimit(nvmlDevice_t handle, uns
 
 NVML_API nvmlReturn_t nvmlDeviceSetPowerManagementLimit_v2(nvmlDevice_t handle,
                                                            nvmlPowerValue_v2_t *value) {
-    if (sim_session_map() == NULL) return NVML_ERROR_UNINITIALIZED;
+    SimMap *map;
+    nvmlReturn_t session = sim_session(&map);
+    if (session != NVML_SUCCESS) return session;
     if (value == NULL) return NVML_ERROR_INVALID_ARGUMENT;
     if (value->version != (sizeof *value | 2u << 24)) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     if (value->powerScope != 0) return NVML_ERROR_NOT_SUPPORTED;
@@ -91,18 +93,14 @@ enum {
     FIELD_REQUESTED_LIMIT = 192,
 };
 
-static void answer_field(const SimCall *call, nvmlFieldValue_t *field) {
-    uint32_t missing = call->device->faults.unsupported;
+static void answer_field(SimCall *call, nvmlFieldValue_t *field) {
     unsigned int number = 0;
     unsigned int needs = 0;
     field->nvmlReturn = NVML_SUCCESS;
     field->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
     switch (field->fieldId) {
     case FIELD_TOTAL_ENERGY:
-        if (missing & SIM_NO_ENERGY) {
-            field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
-            return;
-        }
+        field->nvmlReturn = sim_feature_error(call, SIM_READS, SIM_NO_ENERGY);
         field->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
         field->value.ullVal = counter_mj(call);
         return;
@@ -142,7 +140,7 @@ static void answer_field(const SimCall *call, nvmlFieldValue_t *field) {
         field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
         return;
     }
-    if (missing & needs) field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
+    field->nvmlReturn = sim_feature_error(call, SIM_READS, needs);
     field->value.uiVal = number;
 }
 
@@ -167,7 +165,7 @@ NVML_API nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t handle, unsigned
     if (violation == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
     if (policy > 1) return sim_leave(&call, NVML_ERROR_NOT_SUPPORTED);
     violation->referenceTime = (unsigned long long)(1e6 * call.device->time);
-    violation->violationTime =
-        policy == 0 ? (unsigned long long)(1e9 * call.device->capped_seconds) : 0;
+    violation->violationTime = (unsigned long long)(
+        1e9 * (policy == 0 ? call.device->capped_seconds : call.device->thermal_seconds));
     return sim_leave(&call, NVML_SUCCESS);
 }

@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "session.h"
+#include "view.h"
 
 #define DRIVER_VERSION "570.86.15"
 #define NVML_VERSION "12.570.86.15"
@@ -66,12 +67,16 @@ NVML_API nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
 }
 
 NVML_API nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length) {
-    if (sim_session_map() == NULL) return NVML_ERROR_UNINITIALIZED;
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
     return sim_copy_text(version, length, DRIVER_VERSION);
 }
 
 NVML_API nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length) {
-    if (sim_session_map() == NULL) return NVML_ERROR_UNINITIALIZED;
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
     if (name == NULL || length == 0) return NVML_ERROR_INVALID_ARGUMENT;
     char path[32];
     snprintf(path, sizeof path, "/proc/%u/cmdline", pid);
@@ -84,10 +89,13 @@ NVML_API nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, uns
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
-    SimMap *map = sim_session_map();
-    if (map == NULL) return NVML_ERROR_UNINITIALIZED;
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
     if (count == NULL) return NVML_ERROR_INVALID_ARGUMENT;
-    *count = map->state->device_count;
+    sim_lock(map);
+    *count = sim_seen_count(map);
+    sim_unlock(map);
     return NVML_SUCCESS;
 }
 
@@ -96,31 +104,41 @@ NVML_API nvmlReturn_t nvmlDeviceGetCount(unsigned int *count) {
 }
 
 NVML_API nvmlReturn_t nvmlUnitGetCount(unsigned int *count) {
-    if (sim_session_map() == NULL) return NVML_ERROR_UNINITIALIZED;
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
     if (count == NULL) return NVML_ERROR_INVALID_ARGUMENT;
     *count = 0;
     return NVML_SUCCESS;
 }
 
-NVML_API nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
-    SimMap *map = sim_session_map();
-    if (map == NULL) return NVML_ERROR_UNINITIALIZED;
-    if (device == NULL || index >= map->state->device_count) return NVML_ERROR_INVALID_ARGUMENT;
+/* A device is looked at when its handle is asked for: one that is lost has none. */
+static nvmlReturn_t handle_of(SimMap *map, int position, int slot, nvmlDevice_t *device) {
     SimCall call;
-    nvmlReturn_t result = sim_enter_index(map, index, SIM_READS, 0, &call);
+    nvmlReturn_t result = sim_enter_index(map, (unsigned int)position, SIM_READS, 0, &call);
     if (result != NVML_SUCCESS) return result;
-    *device = sim_handle(index);
+    *device = sim_handle((unsigned int)position, slot);
     return sim_leave(&call, NVML_SUCCESS);
+}
+
+NVML_API nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
+    if (device == NULL) return NVML_ERROR_INVALID_ARGUMENT;
+    sim_lock(map);
+    int position = sim_seen_position(map, index);
+    sim_unlock(map);
+    return position < 0 ? NVML_ERROR_INVALID_ARGUMENT : handle_of(map, position, -1, device);
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device) {
     return nvmlDeviceGetHandleByIndex_v2(index, device);
 }
 
-enum { BY_UUID, BY_SERIAL, BY_PCI };
+enum { BY_SERIAL, BY_PCI };
 
 static int is_named(const SimDevice *device, int what, const char *name) {
-    if (what == BY_UUID) return strcmp(device->uuid, name) == 0;
     if (what == BY_SERIAL) return strcmp(device->serial, name) == 0;
     unsigned int domain = 0, bus, slot, function = 0;
     /* "0000:07:00.0", "00000000:07:00.0" or "07:00.0" */
@@ -132,18 +150,34 @@ static int is_named(const SimDevice *device, int what, const char *name) {
 }
 
 static nvmlReturn_t find(int what, const char *name, nvmlDevice_t *device) {
-    SimMap *map = sim_session_map();
-    if (map == NULL) return NVML_ERROR_UNINITIALIZED;
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
     if (name == NULL || device == NULL) return NVML_ERROR_INVALID_ARGUMENT;
-    unsigned int i, count = map->state->device_count;
+    int position = -1;
     sim_lock(map);
-    for (i = 0; i < count && !is_named(sim_device(map, i), what, name); i++) continue;
+    for (unsigned int i = 0; position < 0 && i < map->state->device_count; i++)
+        if (sim_sees(map, i) && is_named(sim_device(map, i), what, name)) position = (int)i;
     sim_unlock(map);
-    return i < count ? nvmlDeviceGetHandleByIndex_v2(i, device) : NVML_ERROR_NOT_FOUND;
+    return position < 0 ? NVML_ERROR_NOT_FOUND : handle_of(map, position, -1, device);
 }
 
+static int is_there(SimMap *map, int position) {
+    sim_lock(map);
+    int there = position >= 0 && sim_sees(map, (unsigned int)position);
+    sim_unlock(map);
+    return there;
+}
+
+/* Finds MIG instances too. */
 NVML_API nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device) {
-    return find(BY_UUID, uuid, device);
+    SimMap *map;
+    nvmlReturn_t session = sim_system(&map);
+    if (session != NVML_SUCCESS) return session;
+    if (uuid == NULL || device == NULL) return NVML_ERROR_INVALID_ARGUMENT;
+    int slot, position = sim_find_uuid(map, uuid, &slot);
+    if (!is_there(map, position)) return NVML_ERROR_NOT_FOUND;
+    return handle_of(map, position, slot, device);
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device) {
@@ -172,5 +206,5 @@ NVML_API nvmlReturn_t nvmlDeviceGetHandleByUUIDV(const nvmlUUID_v1_t *uuid, nvml
     } else {
         return NVML_ERROR_INVALID_ARGUMENT;
     }
-    return find(BY_UUID, text, device);
+    return nvmlDeviceGetHandleByUUID(text, device);
 }

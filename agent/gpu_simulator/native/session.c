@@ -1,24 +1,31 @@
 #include "session.h"
-#include "engine.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine.h"
+#include "view.h"
+
 struct nvmlDevice_st {
-    unsigned int index;
+    char unused;
 };
 
-static struct nvmlDevice_st handles[SIM_MAX_DEVICES] = {
-    {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}, {14}, {15}};
+/* A handle is a place in this array: a GPU, and behind it its MIG instances. */
+#define HANDLES_PER_GPU (1 + SIM_MAX_INSTANCES)
+static struct nvmlDevice_st handles[SIM_MAX_DEVICES * HANDLES_PER_GPU];
 
 static pthread_mutex_t session_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned int references;
 static SimMap *_Atomic session;
 
-nvmlDevice_t sim_handle(unsigned int index) { return &handles[index]; }
+nvmlDevice_t sim_handle(unsigned int index, int slot) {
+    return &handles[index * HANDLES_PER_GPU + (unsigned int)(slot + 1)];
+}
 
 SimMap *sim_session_map(void) { return atomic_load(&session); }
 
@@ -28,7 +35,23 @@ SimMap *sim_environment_map(void) {
         errno = ENOENT;
         return NULL;
     }
-    return sim_open(path);
+    SimMap *map = sim_open(path);
+    if (map != NULL && atomic_load(&map->view) == NULL) sim_read_view(map, path);
+    return map;
+}
+
+nvmlReturn_t sim_session(SimMap **map) {
+    *map = sim_session_map();
+    if (*map == NULL) return NVML_ERROR_UNINITIALIZED;
+    if ((*map)->state->driver_unloaded) return NVML_ERROR_DRIVER_NOT_LOADED;
+    if ((*map)->state->driver_loads != atomic_load(&(*map)->driver_loads))
+        return NVML_ERROR_UNINITIALIZED;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t sim_system(SimMap **map) {
+    nvmlReturn_t result = sim_session(map);
+    return result != NVML_SUCCESS ? result : (nvmlReturn_t)(*map)->state->system_error;
 }
 
 static nvmlReturn_t initialise(void) {
@@ -42,8 +65,13 @@ static nvmlReturn_t initialise(void) {
                                        : NVML_ERROR_DRIVER_NOT_LOADED;
         else if (map->state->init_error != 0)
             result = (nvmlReturn_t)map->state->init_error;
-        else
+        else if (map->state->driver_unloaded)
+            result = NVML_ERROR_DRIVER_NOT_LOADED;
+        if (result == NVML_SUCCESS) {
+            sim_read_view(map, getenv("GPU_SIM_STATE"));
+            atomic_store(&map->driver_loads, map->state->driver_loads);
             atomic_store(&session, map);
+        }
     }
     if (result == NVML_SUCCESS) references++;
     pthread_mutex_unlock(&session_lock);
@@ -69,6 +97,7 @@ static void enter(SimMap *map, unsigned int index, SimCall *call) {
     sim_lock(map);
     call->map = map;
     call->index = index;
+    call->slot = -1;
     call->device = sim_edit(map, index);
     call->model = sim_model(call->device->model);
     sim_advance(map, call->device, sim_now());
@@ -98,19 +127,43 @@ nvmlReturn_t sim_enter_index(SimMap *map, unsigned int index, int kind, unsigned
     delay(map, index, kind);
     enter(map, index, call);
     const SimFaults *faults = &call->device->faults;
+    if (faults->vanished) return sim_leave(call, NVML_ERROR_GPU_NOT_FOUND);
     if (faults->lost) return sim_leave(call, NVML_ERROR_GPU_IS_LOST);
-    if (faults->error != 0 && (faults->scope & (unsigned)kind))
-        return sim_leave(call, (nvmlReturn_t)faults->error);
-    if (faults->unsupported & feature) return sim_leave(call, NVML_ERROR_NOT_SUPPORTED);
+    nvmlReturn_t result = sim_feature_error(call, kind, feature);
+    return result != NVML_SUCCESS ? sim_leave(call, result) : NVML_SUCCESS;
+}
+
+nvmlReturn_t sim_feature_error(SimCall *call, int kind, unsigned int feature) {
+    SimFaults *faults = &call->device->faults;
+    if (faults->error != 0 && (faults->scope & (unsigned)kind) != 0 &&
+        (faults->error_calls == 0 || (faults->error_calls & feature) != 0)) {
+        nvmlReturn_t error = (nvmlReturn_t)faults->error;
+        if (faults->error_count != 0 && --faults->error_count == 0) faults->error = 0;
+        return error;
+    }
+    return faults->unsupported & feature ? NVML_ERROR_NOT_SUPPORTED : NVML_SUCCESS;
+}
+
+nvmlReturn_t sim_enter_any(nvmlDevice_t handle, int kind, unsigned int feature, SimCall *call) {
+    SimMap *map;
+    nvmlReturn_t result = sim_session(&map);
+    if (result != NVML_SUCCESS) return result;
+    if (handle < handles || handle >= handles + map->state->device_count * HANDLES_PER_GPU)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    size_t place = (size_t)(handle - handles);
+    result = sim_enter_index(map, (unsigned int)(place / HANDLES_PER_GPU), kind, feature, call);
+    if (result != NVML_SUCCESS) return result;
+    call->slot = (int)(place % HANDLES_PER_GPU) - 1;
+    if (call->slot >= 0 && !call->device->mig.instances[call->slot].in_use)
+        return sim_leave(call, NVML_ERROR_NOT_FOUND);
     return NVML_SUCCESS;
 }
 
 nvmlReturn_t sim_enter(nvmlDevice_t handle, int kind, unsigned int feature, SimCall *call) {
-    SimMap *map = sim_session_map();
-    if (map == NULL) return NVML_ERROR_UNINITIALIZED;
-    if (handle < handles || handle >= handles + map->state->device_count)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    return sim_enter_index(map, handle->index, kind, feature, call);
+    nvmlReturn_t result = sim_enter_any(handle, kind, feature, call);
+    if (result == NVML_SUCCESS && call->slot >= 0)
+        return sim_leave(call, NVML_ERROR_NOT_SUPPORTED);
+    return result;
 }
 
 nvmlReturn_t sim_leave(SimCall *call, nvmlReturn_t result) {
@@ -119,19 +172,35 @@ nvmlReturn_t sim_leave(SimCall *call, nvmlReturn_t result) {
     return result;
 }
 
+/* What the driver asks for: root alone is not enough in a container that has lost this. */
+static int is_administrator(void) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+    memset(sets, 0, sizeof sets);
+    if (syscall(SYS_capget, &header, sets) != 0) return geteuid() == 0;
+    return (sets[0].effective & 1u << CAP_SYS_ADMIN) != 0;
+}
+
 int sim_may_write(const SimCall *call) {
     const SimState *state = call->map->state;
     if (state->no_permission || call->device->faults.no_permission) return 0;
-    uid_t user = geteuid();
-    if (user == 0 || state->writable_by == SIM_WRITABLE_ANYONE) return 1;
-    return state->writable_by == SIM_WRITABLE_CREATOR && user == state->creator;
+    if (state->writable_by == SIM_WRITABLE_ANYONE || is_administrator()) return 1;
+    return state->writable_by == SIM_WRITABLE_CREATOR && geteuid() == state->creator;
 }
 
-int sim_find_uuid(SimMap *map, const char *uuid) {
+int sim_find_uuid(SimMap *map, const char *uuid, int *slot) {
     int found = -1;
+    *slot = -1;
     sim_lock(map);
-    for (unsigned int i = 0; uuid != NULL && i < map->state->device_count; i++)
-        if (strcmp(sim_device(map, i)->uuid, uuid) == 0) found = (int)i;
+    for (unsigned int i = 0; uuid != NULL && found < 0 && i < map->state->device_count; i++) {
+        const SimDevice *device = sim_device(map, i);
+        int instance = sim_mig_find(&device->mig, device->uuid, uuid);
+        if (instance >= 0 ? !sim_sees_instance(map, i, instance)
+                          : strcmp(device->uuid, uuid) != 0 || !sim_in_view(map, i))
+            continue;
+        found = (int)i;
+        *slot = instance;
+    }
     sim_unlock(map);
     return found;
 }

@@ -270,6 +270,7 @@ int sim_register_client(SimMap *map) {
         client->generation++;
         client->pid = (int32_t)getpid();
         client->devices = 0;
+        memset(client->instance, 0, sizeof client->instance);
         map->client = i;
         map->generation = client->generation;
         return i;

@@ -12,11 +12,12 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "mig.h"
 #include "model.h"
 #include "nvml_abi.h"
 
 #define SIM_MAGIC 0x4750555f53494d31ull
-#define SIM_LAYOUT 1u
+#define SIM_LAYOUT 2u
 #define SIM_MAX_DEVICES 16
 #define SIM_MAX_ITEMS 64
 #define SIM_MAX_CLIENTS 256
@@ -30,8 +31,18 @@ enum { SIM_WRITABLE_CREATOR, SIM_WRITABLE_ROOT, SIM_WRITABLE_ANYONE };
 /* Which calls an error, a hang or a delay applies to. */
 enum { SIM_READS = 1, SIM_WRITES = 2 };
 
-/* Calls that can be made unsupported. */
-enum { SIM_NO_POWER_SET = 1, SIM_NO_ENERGY = 2, SIM_NO_POWER_USAGE = 4, SIM_NO_LIMIT_GET = 8 };
+/* Groups of calls that can be made unsupported, or be hit by an error alone. */
+enum {
+    SIM_NO_POWER_SET = 1,
+    SIM_NO_ENERGY = 2,
+    SIM_NO_POWER_USAGE = 4,
+    SIM_NO_LIMIT_GET = 8,
+    SIM_NO_PERSISTENCE = 16,
+    SIM_NO_CLOCK_REASONS = 32,
+    SIM_NO_PROCESSES = 64,
+    SIM_NO_MIG = 128,
+    SIM_NO_ALL = 255
+};
 
 typedef struct {
     uint64_t ticket;
@@ -52,9 +63,13 @@ typedef struct {
 
 typedef struct {
     uint32_t lost;
+    uint32_t vanished;      /* off the bus: not counted, not found */
     uint32_t no_permission;
     uint32_t unsupported;   /* SIM_NO_… */
     uint32_t error;         /* nvmlReturn_t that matching calls return; 0: none */
+    uint32_t error_calls;   /* SIM_NO_… of the calls that it hits; 0: every call */
+    uint32_t error_count;   /* calls that it still hits; 0: all until it is cleared */
+    uint32_t throttle;      /* clock event reasons, as NVML's bits, beside idle and power cap */
     uint32_t set_ignored;   /* a set succeeds and changes nothing */
     uint32_t scope;         /* SIM_READS | SIM_WRITES: for error, hang and slow */
     uint32_t enforced_cap_mw; /* 0: none */
@@ -70,12 +85,14 @@ typedef struct {
     char uuid[48];
     char serial[24];
     uint32_t pci_bus, pci_device;
+    SimMig mig;
     SimFaults faults;
 
     double time; /* everything below is exact at this monotonic time, seconds */
     double energy_joules; /* since the state was made */
     double busy_seconds;
     double capped_seconds; /* time in which the limit slowed work */
+    double thermal_seconds; /* time in which heat slowed work */
     double counter_zero_joules; /* energy_joules when the driver was loaded */
     double tick_joules; /* energy_joules at the last tick of the counter */
     double last_reap;
@@ -91,6 +108,7 @@ typedef struct {
     int32_t pid;
     uint32_t generation; /* grows each time the slot gets a new owner */
     uint32_t devices;    /* bit mask of devices it has given work to */
+    uint8_t instance[SIM_MAX_DEVICES]; /* the MIG slot it did so on, from 1; 0: the whole GPU */
 } SimClient;
 
 typedef struct {
@@ -108,6 +126,10 @@ typedef struct {
     uint32_t writable_by;
     uint32_t no_permission;
     uint32_t init_error;   /* nvmlReturn_t of nvmlInit; 0: none */
+    uint32_t system_error; /* nvmlReturn_t of calls that are about no device; 0: none */
+    uint32_t driver_unloaded;
+    uint32_t driver_loads; /* grows when the driver is loaded: sessions of before are over */
+    uint32_t legacy_mig_ids; /* MIG UUIDs as drivers before R470 gave them */
     uint32_t rounding_mw;  /* a limit that is set is rounded down to a multiple of this */
     uint32_t recoveries;   /* times the lock was taken over from a client that died with it */
     uint64_t seed;
@@ -119,12 +141,16 @@ typedef struct {
     SimDeviceSlot devices[SIM_MAX_DEVICES];
 } SimState;
 
+struct SimView;
+
 /* A state as one process has it open. */
 typedef struct SimMap {
     SimState *state;
     int fd;     /* of locks only */
     int client; /* our slot in `clients`, or -1 */
     uint32_t generation;
+    _Atomic uint32_t driver_loads; /* as of when NVML was initialised */
+    struct SimView *_Atomic view;  /* the devices that this process sees; NULL: all */
     dev_t device;
     ino_t inode;
     struct SimMap *next;

@@ -9,14 +9,19 @@
 
 NVML_API unsigned int gpuSimVersion(void) { return GPU_SIM_VERSION; }
 
-static nvmlReturn_t open_device(const char *uuid, SimMap **map, unsigned int *index) {
+/* `slot` of the MIG instance if `uuid` is one's, else -1. */
+static nvmlReturn_t open_device(const char *uuid, SimMap **map, unsigned int *index, int *slot) {
     *map = sim_session_map();
     if (*map == NULL) *map = sim_environment_map();
-    if (*map == NULL) return NVML_ERROR_DRIVER_NOT_LOADED;
-    int found = sim_find_uuid(*map, uuid);
+    if (*map == NULL || (*map)->state->driver_unloaded) return NVML_ERROR_DRIVER_NOT_LOADED;
+    int found = sim_find_uuid(*map, uuid, slot);
     if (found < 0) return NVML_ERROR_NOT_FOUND;
     *index = (unsigned int)found;
     return NVML_SUCCESS;
+}
+
+static int is_gone(const SimDevice *device) {
+    return device->faults.lost || device->faults.vanished;
 }
 
 /* A free slot; else the oldest result of this client that nobody has asked for. */
@@ -42,7 +47,8 @@ NVML_API int gpuSimBeginWork(const char *uuid, const char *workload, double samp
                              unsigned long long *ticket) {
     SimMap *map;
     unsigned int index;
-    nvmlReturn_t result = open_device(uuid, &map, &index);
+    int slot;
+    nvmlReturn_t result = open_device(uuid, &map, &index, &slot);
     if (result != NVML_SUCCESS) return result;
     int kind = -1;
     if (workload != NULL && *workload != 0 && (kind = sim_workload_index(workload)) < 0)
@@ -51,7 +57,9 @@ NVML_API int gpuSimBeginWork(const char *uuid, const char *workload, double samp
     for (;;) {
         SimCall call;
         sim_enter_quietly(map, index, &call);
-        if (call.device->faults.lost) return sim_leave(&call, NVML_ERROR_GPU_IS_LOST);
+        if (is_gone(call.device)) return sim_leave(&call, NVML_ERROR_GPU_IS_LOST);
+        /* A GPU that is cut into instances runs nothing itself. */
+        if (slot < 0 && call.device->mig.mode) return sim_leave(&call, NVML_ERROR_NOT_SUPPORTED);
         int client = sim_register_client(map);
         if (client < 0) return sim_leave(&call, NVML_ERROR_INSUFFICIENT_RESOURCES);
         SimItem *item = free_slot(call.device, client);
@@ -66,6 +74,7 @@ NVML_API int gpuSimBeginWork(const char *uuid, const char *workload, double samp
             item->slowdown = noise_factor(&call, item->ticket, 0);
             item->power_factor = noise_factor(&call, item->ticket, 1);
             map->state->clients[client].devices |= 1u << index;
+            map->state->clients[client].instance[index] = (uint8_t)(slot + 1);
             *ticket = item->ticket;
             return sim_leave(&call, NVML_SUCCESS);
         }
@@ -81,7 +90,8 @@ NVML_API int gpuSimBeginWork(const char *uuid, const char *workload, double samp
 NVML_API int gpuSimFinishWork(const char *uuid, unsigned long long ticket, double *seconds) {
     SimMap *map;
     unsigned int index;
-    nvmlReturn_t result = open_device(uuid, &map, &index);
+    int slot;
+    nvmlReturn_t result = open_device(uuid, &map, &index, &slot);
     if (result != NVML_SUCCESS) return result;
     for (;;) {
         SimCall call;
@@ -110,7 +120,8 @@ NVML_API int gpuSimFinishWork(const char *uuid, unsigned long long ticket, doubl
 NVML_API int gpuSimTrueEnergy(const char *uuid, double *joules) {
     SimMap *map;
     unsigned int index;
-    nvmlReturn_t result = open_device(uuid, &map, &index);
+    int slot;
+    nvmlReturn_t result = open_device(uuid, &map, &index, &slot);
     if (result != NVML_SUCCESS) return result;
     if (joules == NULL) return NVML_ERROR_INVALID_ARGUMENT;
     SimCall call;

@@ -22,6 +22,7 @@ from zeus_operator.metrics import JobSeries, Metrics
 from zeus_operator.records import RecurrenceKind
 from zeus_operator.settings import VARIABLES, OperatorSettings, Variable
 from zeus_operator.status.conditions import REASONS
+from zeus_operator.trust.objects import CONFIG_MAP
 
 _HEAD = """\
 <!-- Generated from what operator/zeus_operator sets, says and counts, by `make docs`. -->
@@ -85,6 +86,13 @@ On each child Job and its pods:
 | `{names.LABEL_JOB_UID}` | its UID |
 | `{names.LABEL_RECURRENCE}` | id of the recurrence, as in `status.active[]` and `status.runs[]` |
 | `{names.LABEL_ATTEMPT}` | number of the attempt, from 1 |
+
+On a namespace, by its owner:
+
+| label | value |
+| --- | --- |
+| `{names.LABEL_AGENT_ACCESS}` | `{names.AGENT_ACCESS_ENABLED}`: it gets the ConfigMap \
+`{CONFIG_MAP}`, which says whom to trust as an agent |
 """
 
 EVENTS: Mapping[str, tuple[str, str]] = {

@@ -1,7 +1,7 @@
 """Who may do what: the operator's own rights, and those of the people who use ZeusJobs.  Pure.
 
-The operator never writes a ZeusJob itself, only its status; it reads no Secret; and it may not
-change a Job, only create and delete one.
+The operator never writes a ZeusJob itself, only its status; it reads no Secret but its own two; and
+it may not change a Job, only create and delete one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zeus_operator import names
+from zeus_operator.trust.objects import AUTHORITY_SECRET, CERTIFICATE_SECRET, CONFIG_MAP
 
 SERVICE_ACCOUNT = "zeus-operator"
 NAMESPACE = "zeus-system"
@@ -36,11 +37,26 @@ def job_rules() -> list[Manifest]:
 
 
 def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
-    """Return the rights of an operator in `namespace` that watches all namespaces."""
+    """Return the rights of an operator in `namespace` that watches all namespaces.
+
+    They are for one that was told of agents; one without makes no use of those to ConfigMaps and to
+    list namespaces.  To `get` a ConfigMap is for one that has these rights and yet serves some
+    namespaces only: it asks each of them by name.
+    """
     return [
         _namespace(namespace),
         _service_account(namespace),
-        _role("ClusterRole", SERVICE_ACCOUNT, None, [*job_rules(), _read_namespaces()]),
+        _role(
+            "ClusterRole",
+            SERVICE_ACCOUNT,
+            None,
+            [
+                *job_rules(),
+                _read_namespaces(),
+                _find_namespaces(),
+                _publish_authority("get", "list"),
+            ],
+        ),
         _binding("ClusterRole", SERVICE_ACCOUNT, None, namespace),
         *_own_namespace(namespace),
         *user_roles(),
@@ -62,7 +78,7 @@ def namespaced(watched: Sequence[str], namespace: str = NAMESPACE) -> list[Manif
             manifest
             for each in watched
             for manifest in (
-                _role("Role", SERVICE_ACCOUNT, each, job_rules()),
+                _role("Role", SERVICE_ACCOUNT, each, [*job_rules(), _publish_authority("get")]),
                 _binding("Role", SERVICE_ACCOUNT, each, namespace),
             )
         ),
@@ -88,12 +104,48 @@ def _user_role(name: str, rules: list[Manifest], into: Sequence[str]) -> Manifes
 
 
 def _own_namespace(namespace: str) -> list[Manifest]:
-    """The leader's Lease; a right to create can't be bound to a name."""
+    """The leader's Lease, and what the agents of this namespace need."""
     name = f"{SERVICE_ACCOUNT}-leader"
     lease = ["leases"]
+    # A right to create by POST can't be bound to a name.
     own = _allow("coordination.k8s.io", lease, ("get", "update"), resourceNames=[SERVICE_ACCOUNT])
     rules = [_allow("coordination.k8s.io", lease, ("create",)), own]
-    return [_role("Role", name, namespace, rules), _binding("Role", name, namespace, namespace)]
+    agents = f"{SERVICE_ACCOUNT}-agents"
+    return [
+        _role("Role", name, namespace, rules),
+        _binding("Role", name, namespace, namespace),
+        _role("Role", agents, namespace, agent_rules()),
+        _binding("Role", agents, namespace, namespace),
+    ]
+
+
+def agent_rules() -> list[Manifest]:
+    """Return what the operator does in the namespace of the agents, which is its own.
+
+    The right to the ConfigMap is in the rights to the whole cluster as well, and is here for an
+    operator that has none of those.
+    """
+    own = [AUTHORITY_SECRET, CERTIFICATE_SECRET]
+    return [
+        _allow("", ["secrets"], ("create",)),
+        _allow("", ["secrets"], ("get", "update"), resourceNames=own),
+        _publish_authority("get"),
+        _allow("discovery.k8s.io", ["endpointslices"], ("list",)),
+    ]
+
+
+def _publish_authority(*read: str) -> Manifest:
+    """Return the right to the ConfigMap of the authority, by its name only.
+
+    It is made by server-side apply, which names what it creates, and listed by its name.
+    """
+    verbs = (*read, "create", "patch", "delete")
+    return _allow("", ["configmaps"], verbs, resourceNames=[CONFIG_MAP])
+
+
+def _find_namespaces() -> Manifest:
+    """Return the right to find the namespaces that have access to the agents by their label."""
+    return _allow("", ["namespaces"], ("list",))
 
 
 def _read_namespaces(only: Sequence[str] = ()) -> Manifest:

@@ -156,8 +156,21 @@ class ActiveRun(StatusModel):
         default=None, min_length=1, max_length=253, description="Node of the attempt's pod."
     )
     epochs: Count | None = Field(default=None, description="Complete epochs so far.")
+    energy_joules: Count | None = Field(
+        default=None, description="Energy of the running pod so far; left out if not measured."
+    )
+    last_metric: MetricValue | None = Field(
+        default=None, description="Newest validation metric, a decimal in quotes."
+    )
     best_metric: MetricValue | None = Field(
         default=None, description="Best validation metric so far, a decimal in quotes."
+    )
+    reported_at: Time | None = Field(
+        default=None,
+        description=(
+            "When the agent of the node heard this progress; it is shown every half a minute at "
+            "most. Left out where no agent has heard any."
+        ),
     )
     message: Detail | None = Field(
         default=None, description="What keeps it from going on, or why this batch size was chosen."

@@ -11,6 +11,19 @@ class ChildCollision(Exception):  # noqa: N818 -- a state of the world, no fault
     """A child of that name exists and is not ours; the text says whose it is."""
 
 
+class ResultNotYet(Exception):  # noqa: N818 -- a state of the world, no fault of the caller
+    """Who may know the result of a run that has ended can't be asked just now: try again later.
+
+    Args:
+        message: what is wrong, for the log.
+        waits_for: who may know it, in words that stay the same while it is waited for.
+    """
+
+    def __init__(self, message: str, waits_for: str) -> None:
+        super().__init__(message)
+        self.waits_for = waits_for
+
+
 class Executor(Protocol):
     """Creates, observes and stops the child of an attempt.
 

@@ -63,10 +63,13 @@ class ChildSettings:
     Args:
         agent_address: of the agent that sets power limits; None: there is none.
         runtime_image: image that holds the runtime, for `spec.workload.injectRuntime`.
+        agent_ca: certificates that sign the agent's, as PEM text; "": those that every program
+            of the run trusts anyhow.
     """
 
     agent_address: str | None = None
     runtime_image: str | None = None
+    agent_ca: str = ""
 
 
 def build_child(
@@ -111,6 +114,8 @@ def build_child(
         result_bytes=_result_bytes(pod),
         agent_address=settings.agent_address,
     )
+    if settings.agent_address is not None and settings.agent_ca:
+        variables[protocol.ENV_AGENT_CA] = settings.agent_ca
     ours = [{"name": name, "value": literal(value)} for name, value in variables.items()]
     # `$(NAME)` sees the entries before it only.
     list_in(training, "env", container.path)[:0] = ours

@@ -23,7 +23,7 @@ from zeus_operator.executors.checkpoints import (
     no_cluster_checkpoint,
 )
 from zeus_operator.executors.child import ChildSettings, build_child, dry_run_child, owned_by
-from zeus_operator.executors.pod_fields import GONE_MARK
+from zeus_operator.executors.pod_fields import GONE_MARK, controller_uid, spec_of, uid_of
 from zeus_operator.executors.pods import ChildPhase, ChildView, child_view, finished_times
 from zeus_operator.executors.pruning import FinishedChild, surplus
 from zeus_operator.kube import AlreadyExists, KubeClient, NotFound, path_of
@@ -35,7 +35,7 @@ from zeus_operator.records import (
     JobRecord,
 )
 from zeus_operator.world import Key, World
-from zeus_runtime.protocol import Decision, Outcome
+from zeus_runtime.protocol import Decision, Outcome, Result
 
 Object = dict[str, Any]
 
@@ -47,13 +47,19 @@ class ChildNotGone(Exception):  # noqa: N818 - a state of the world, no fault of
     """The child of an earlier execution is still being deleted: try again a little later."""
 
 
+ResultOf = Callable[[str, str], Result | None]
+"""Gives the last result that a pod (by UID) has reported on its node ("": not known), or raises
+`ResultNotYet`."""
+
+
 class KubernetesExecutor:
     """Makes attempts real in a cluster.
 
     Args:
         world: what the watches have shown.
-        settings: what children are told besides the decision.
+        settings: gives what children are told besides the decision, as of now.
         clock: gives the time, aware.
+        result_of: asked for the result of a pod that has ended and shows none.
         checkpoint: called between two effects.
     """
 
@@ -61,8 +67,9 @@ class KubernetesExecutor:
         self,
         client: KubeClient,
         world: World,
-        settings: ChildSettings,
+        settings: Callable[[], ChildSettings],
         clock: Callable[[], datetime],
+        result_of: ResultOf,
         checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
     ) -> None:
         self._client = client
@@ -70,6 +77,7 @@ class KubernetesExecutor:
         self._settings = settings
         self._clock = clock
         self._checkpoint = checkpoint
+        self._result_of = result_of
 
     def dry_run(self, job: JobRecord) -> None:
         """Let the API server check the child that `job` would get.
@@ -79,7 +87,7 @@ class KubernetesExecutor:
             TemplateError: the operator can't make a child of the template.
         """
         path = path_of(*_JOBS, namespace=job.namespace)
-        self._client.create(path, dry_run_child(job, self._settings), dry_run=True)
+        self._client.create(path, dry_run_child(job, self._settings()), dry_run=True)
 
     def start(self, job: JobRecord, attempt: AttemptRecord, decision: Decision) -> str:
         """Create the child of `attempt`, or adopt the one that is there, and return its UID.
@@ -90,7 +98,7 @@ class KubernetesExecutor:
             Refused: the API server does not take it.
             TemplateError: the operator can't make a child of the template.
         """
-        manifest = build_child(job, attempt, decision, self._settings)
+        manifest = build_child(job, attempt, decision, self._settings())
         self._checkpoint(ClusterCheckpoint.BEFORE_CREATE_CHILD)
         try:
             child = self._client.create(path_of(*_JOBS, namespace=job.namespace), manifest)
@@ -104,7 +112,10 @@ class KubernetesExecutor:
         """Return how the child of `attempt` stands, with all executions that are not stored yet.
 
         The cache answers while the child lives.  Before anything is concluded from an end or from
-        an absence, the API server is asked.
+        an absence, the API server is asked, and for a result that is not there who else has it.
+
+        Raises:
+            ResultNotYet: a pod has ended without a result, and who may have it can't be asked yet.
         """
         key = Key(job.namespace, job.name)
         child = self._world.child(key, attempt.child_name)
@@ -123,7 +134,35 @@ class KubernetesExecutor:
         if child is None or view.is_finished:
             pods = self._all_pods(job, attempt, pods)
             view = child_view(child, pods, container, now)
-        return replace(view, executions=_with_absent(view, attempt, pods, now))
+        executions = _with_absent(view, attempt, pods, now)
+        reported = self._reported(executions, attempt, pods)
+        if reported:
+            view = child_view(child, pods, container, now, reported)
+            executions = _with_absent(view, attempt, pods, now, reported)
+        return replace(view, executions=executions)
+
+    def _reported(
+        self,
+        executions: Sequence[ExecutionRecord],
+        attempt: AttemptRecord,
+        pods: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Result]:
+        """Return what others know of the pods that have just ended and show no result.
+
+        A pod that never had a node has told nobody; only of one that is not at hand the node is
+        not known.
+        """
+        stored = {each.uid for each in attempt.executions if each.ended_at is not None}
+        nodes = {uid_of(pod): str(spec_of(pod).get("nodeName") or "") for pod in pods}
+        known = {each.uid for each in attempt.executions}
+        found = {}
+        for each in executions:
+            has_run = bool(nodes[each.uid]) if each.uid in nodes else each.uid in known
+            if not has_run or each.ended_at is None or each.uid in stored or each.result:
+                continue
+            if (result := self._result_of(each.uid, nodes.get(each.uid, ""))) is not None:
+                found[each.uid] = result
+        return found
 
     def _live(self, job: JobRecord, attempt: AttemptRecord) -> Object | None:
         """Return the child as the API server has it; None: it is gone, from the cache as well."""
@@ -168,8 +207,8 @@ class KubernetesExecutor:
             metadata = child["metadata"]
             labels = metadata.get("labels") or {}
             uid, name = metadata["uid"], metadata["name"]
-            if uid not in times or labels.get(names.LABEL_JOB_UID) != job.uid:
-                continue
+            if uid not in times or controller_uid(child) != job.uid:
+                continue  # labels can be copied
             text = labels.get(names.LABEL_RECURRENCE, "")
             if not text.isdigit():
                 continue  # somebody has changed it: not ours any more
@@ -251,9 +290,14 @@ def _shows_a_new_end(view: ChildView, attempt: AttemptRecord) -> bool:
 
 
 def _with_absent(
-    view: ChildView, attempt: AttemptRecord, pods: Sequence[Mapping[str, Any]], now: datetime
+    view: ChildView,
+    attempt: AttemptRecord,
+    pods: Sequence[Mapping[str, Any]],
+    now: datetime,
+    reported: Mapping[str, Result] | None = None,
 ) -> tuple[ExecutionRecord, ...]:
     """Return the executions of `view`, ended where their pod is gone without a known end."""
+    results = reported or {}
     gone = {pod["metadata"]["uid"] for pod in pods if pod.get(GONE_MARK)}
     found = [
         _ended(each, view, now) if each.uid in gone and each.ended_at is None else each
@@ -261,7 +305,7 @@ def _with_absent(
     ]
     known = {each.uid for each in found}
     absent = [
-        _ended(each, view, now)
+        _ended(replace(each, result=results.get(each.uid, each.result)), view, now)
         for each in attempt.executions
         if each.ended_at is None and each.uid not in known
     ]

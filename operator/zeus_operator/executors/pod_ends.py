@@ -79,13 +79,20 @@ class Disturbance:
 
 
 def execution_of(
-    pod: Object, job: Object | None, container: str, now: datetime, *, is_over: bool
+    pod: Object,
+    job: Object | None,
+    container: str,
+    now: datetime,
+    *,
+    is_over: bool,
+    reported: Result | None = None,
 ) -> ExecutionRecord:
     """Return the execution that a pod is.
 
     Args:
         container: name of the container that trains; its end is the execution's.
         is_over: the Job has finished or is gone: what has not ended is taken to have.
+        reported: its result as an agent knows it, in place of one that the pod does not show.
     """
     state = container_state(pod, container)
     terminated: Object = state.get("terminated") or {}
@@ -100,7 +107,8 @@ def execution_of(
     if not has_ended and not is_over:
         return ExecutionRecord(uid_of(pod), started)
     message = str(terminated.get("message") or "")
-    result = decode_result(message.encode("utf-8", "replace")) if message else None
+    written = decode_result(message.encode("utf-8", "replace")) if message else None
+    result = reported if written is None else written
     code = terminated.get("exitCode")
     if terminated.get("reason") == _UNKNOWN_END:
         code = None  # the kubelet made it up
@@ -121,7 +129,7 @@ def execution_of(
         exit_code=code if isinstance(code, int) else None,
         outcome=outcome,
         result=result,
-        output_tail="" if result is not None else message[-_TAIL_CHARACTERS:],
+        output_tail="" if written is not None else message[-_TAIL_CHARACTERS:],
         reason=reason[:_WORDS_CHARACTERS],
     )
 

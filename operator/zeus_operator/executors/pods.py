@@ -8,7 +8,7 @@ else (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -33,6 +33,7 @@ from zeus_operator.executors.pod_fields import (
     uid_of,
 )
 from zeus_operator.records import ExecutionRecord
+from zeus_runtime.protocol import Result
 
 __all__ = [
     "GONE_MARK",
@@ -112,7 +113,11 @@ class ChildView:
 
 
 def child_view(
-    job: Object | None, pods: Sequence[Object], container: str, now: datetime
+    job: Object | None,
+    pods: Sequence[Object],
+    container: str,
+    now: datetime,
+    reported: Mapping[str, Result] | None = None,
 ) -> ChildView:
     """Return how a child stands.
 
@@ -122,13 +127,18 @@ def child_view(
             Those of an earlier Job of the same name are left out.
         container: name of the container that trains.
         now: aware; the end of what ended at an unknown time.
+        reported: results of pods that show none, by their UID.
     """
     uid = "" if job is None else uid_of(job)
     own = [pod for pod in pods if not uid or controller_uid(pod) in ("", uid)]
     own.sort(key=lambda pod: (created_at(pod, now), uid_of(pod)))
     phase = _phase(job, own)
     is_over = phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED, ChildPhase.GONE)
-    executions = tuple(execution_of(pod, job, container, now, is_over=is_over) for pod in own)
+    results = reported or {}
+    executions = tuple(
+        execution_of(pod, job, container, now, is_over=is_over, reported=results.get(uid_of(pod)))
+        for pod in own
+    )
     if job is not None and is_over and not executions:
         executions = (execution_without_pod(job, now),)
     shows_trouble = phase in (ChildPhase.PENDING, ChildPhase.RUNNING)

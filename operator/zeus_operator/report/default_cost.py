@@ -32,6 +32,9 @@ PRIOR_SD, PRIOR_FREEDOM = 0.15, 2.0
 """Spread of ln(epochs) between runs before any was repeated, worth so many runs in the pool."""
 LEAST_SD = 0.03
 """No spread is believed to be less: epochs are whole numbers, and measurements have noise."""
+MOST_SD = 13.0
+"""With more, runs that should take the same differ by ten powers of ten: there is no figure, and
+its bounds would be beyond any number."""
 MAX_STOPPED_SHARE = 0.1
 """A batch size with more of its runs stopped says nothing of the spread: the long ones miss."""
 
@@ -69,7 +72,7 @@ def default_cost(runs: Sequence[DefaultRun], arms: Sequence[ArmRuns]) -> Estimat
     values = [math.log(run.amount) for run in runs if run.reached]
     failed = [run.amount for run in runs if not run.reached]
     spread = _spread(values, arms)
-    if not values or spread is None:
+    if not values or spread is None or spread[0] > MOST_SD**2:
         return None
     variance, freedom = spread
     reached = len(values)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from zeus_operator.agents.reports import AgentReport
 from zeus_operator.api.status import (
     MAX_ACTIVE,
     MAX_DETAIL,
@@ -25,6 +26,7 @@ from zeus_operator.api.status import (
     SavingsStatus,
     ZeusJobStatus,
 )
+from zeus_operator.classify import RunIdentity
 from zeus_operator.deciding import DEFAULT_POLICY
 from zeus_operator.executors.pods import ChildPhase, ChildView
 from zeus_operator.plan_spec import Mode
@@ -37,8 +39,18 @@ from zeus_operator.records import (
 from zeus_operator.report.savings import NotKnown, Saving, Savings
 from zeus_operator.status.conditions import conditions
 from zeus_operator.status.history import HistorySummary, run_kind, summarize
-from zeus_operator.status.text import count, cut, decimal, moment, moment_or_none, percent, signed
+from zeus_operator.status.text import (
+    count,
+    cut,
+    decimal,
+    moment,
+    moment_or_none,
+    percent,
+    signed,
+    whole,
+)
 from zeus_operator.status.view import StatusView
+from zeus_runtime.protocol import Result
 
 __all__ = ["HistorySummary", "project", "store_away", "summarize"]
 
@@ -109,8 +121,8 @@ def store_away(
 def _active(view: StatusView, recurrence: RecurrenceRecord) -> ActiveRun:
     attempt = recurrence.attempts[-1] if recurrence.attempts else None
     child = view.children.get(attempt.id) if attempt else None
-    newest = attempt.executions[-1] if attempt and attempt.executions else None
-    result = newest.result if newest else None
+    report = _report(view, recurrence, attempt)
+    result = _progress(attempt, report)
     return ActiveRun(
         recurrence=recurrence.id,
         kind=run_kind(recurrence),
@@ -125,9 +137,31 @@ def _active(view: StatusView, recurrence: RecurrenceRecord) -> ActiveRun:
         else None,
         node=child.node or None if child else None,
         epochs=result.epochs if result else None,
+        energy_joules=whole(result.energy_joules) if result else None,
+        last_metric=decimal(result.last_metric) if result else None,
         best_metric=decimal(result.best_metric) if result else None,
-        message=_message(attempt, child),
+        reported_at=moment(report.received_at) if report else None,
+        message=_message(attempt, child, view.awaited),
     )
+
+
+def _report(
+    view: StatusView, recurrence: RecurrenceRecord, attempt: AttemptRecord | None
+) -> AgentReport | None:
+    """Return what an agent has told of the newest pod, if it is of this attempt."""
+    if view.facts is None or attempt is None or not attempt.executions:
+        return None
+    report = view.progress.get(attempt.executions[-1].uid)
+    identity = RunIdentity(view.facts.job.key, str(recurrence.id), attempt.number)
+    return report if report is not None and report.identity == identity else None
+
+
+def _progress(attempt: AttemptRecord | None, report: AgentReport | None) -> Result | None:
+    """Return the newest that is known of the newest pod."""
+    stored = attempt.executions[-1].result if attempt and attempt.executions else None
+    if report is None or (stored is not None and stored.sequence >= report.result.sequence):
+        return stored
+    return report.result
 
 
 def _state(attempt: AttemptRecord | None, child: ChildView | None) -> ActiveState:
@@ -138,7 +172,11 @@ def _state(attempt: AttemptRecord | None, child: ChildView | None) -> ActiveStat
     return _STATES.get(child.phase, ActiveState.ENDING)
 
 
-def _message(attempt: AttemptRecord | None, child: ChildView | None) -> str | None:
+def _message(
+    attempt: AttemptRecord | None, child: ChildView | None, awaited: Mapping[int, str]
+) -> str | None:
+    if attempt is not None and (who := awaited.get(attempt.id)):
+        return cut(f"Its pod has ended and left no result; waiting for {who}.", MAX_DETAIL)
     if child is not None and child.trouble is not None:
         return cut(child.trouble.message, MAX_DETAIL)
     return cut(attempt.decision.sentence, MAX_DETAIL) if attempt else None

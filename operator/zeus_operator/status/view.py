@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from zeus_operator.agents.reports import AgentReport
 from zeus_operator.api.template import Problem
 from zeus_operator.executors.pods import ChildView
 from zeus_operator.plan_spec import JobPlanSpec
@@ -33,6 +34,8 @@ class StatusView:
         reset_waits: a reset was asked for and waits for what runs.
         now: aware; when what is new here is said to have changed.
         name, uid: of the object; "": those of `facts.job`.
+        progress: what agents have told of the pods of open attempts, by UID.
+        awaited: whose word on an ended pod is waited for, by attempt id.
     """
 
     generation: int
@@ -50,6 +53,8 @@ class StatusView:
     now: datetime
     name: str = ""
     uid: str = ""
+    progress: Mapping[str, AgentReport] = field(default_factory=dict)
+    awaited: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def open_recurrences(self) -> tuple[RecurrenceRecord, ...]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Text, cast, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Text, cast, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from zeus_operator.accounting import (
@@ -29,6 +29,7 @@ from zeus_operator.records import (
     RecurrenceRecord,
     RecurrenceState,
 )
+from zeus_operator.schedule import CLOCK_TOLERANCE
 from zeus_operator.store.codec import clean_text, decision_to_json, result_to_json
 from zeus_operator.store.connection import StoreError
 from zeus_operator.store.models import (
@@ -53,6 +54,8 @@ def create_recurrence(
 ) -> RecurrenceRecord:
     """Insert the recurrence, or return the one that is there.
 
+    A tick has one recurrence, of whatever kind: it may come again where the clock was set back.
+
     Raises:
         StoreError: the job is gone, or another recurrence holds the time or ordinal.
     """
@@ -63,11 +66,32 @@ def create_recurrence(
     ).one_or_none()
     if job is None or job.deleted_at is not None:
         raise StoreError(f"job {action.job_id} was deleted")
+    same_time = (recurrences.c.job_id == action.job_id) & (
+        recurrences.c.scheduled_time == action.scheduled_time
+    )
+    if action.request_id is not None:
+        found = _inserted(connection, action, job.learned_state_id, now, same_time)
+    else:
+        is_tick = same_time & recurrences.c.request_id.is_(None)
+        found = recurrence_records(connection, is_tick) or _inserted(
+            connection, action, job.learned_state_id, now, is_tick
+        )
+        _move_last_tick(connection, job.learned_state_id, action.scheduled_time, now)
+    return found[0]
+
+
+def _inserted(
+    connection: Connection,
+    action: CreateRecurrence,
+    learned_state_id: int,
+    now: datetime,
+    this: ColumnElement[bool],
+) -> tuple[RecurrenceRecord, ...]:
     is_open = action.state is RecurrenceState.OPEN
     connection.execute(
         insert(recurrences)
         .values(
-            learned_state_id=job.learned_state_id,
+            learned_state_id=learned_state_id,
             job_id=action.job_id,
             request_id=action.request_id,
             kind=action.kind.value,
@@ -80,30 +104,26 @@ def create_recurrence(
         )
         .on_conflict_do_nothing()
     )
-    if action.request_id is None:  # a tick of the schedule
-        connection.execute(
-            update(learned_states)
-            .where(
-                learned_states.c.id == job.learned_state_id,
-                or_(
-                    learned_states.c.last_tick.is_(None),
-                    learned_states.c.last_tick < action.scheduled_time,
-                ),
-            )
-            .values(last_tick=action.scheduled_time)
-        )
-    found = recurrence_records(
-        connection,
-        (recurrences.c.job_id == action.job_id)
-        & (recurrences.c.scheduled_time == action.scheduled_time)
-        & (recurrences.c.kind == action.kind.value),
-    )
+    found = recurrence_records(connection, this & (recurrences.c.kind == action.kind.value))
     if not found or found[0].ordinal != action.ordinal:
         raise StoreError(
             f"recurrence {action.ordinal} of job {action.job_id} can't be created for "
             f"{action.scheduled_time}: another one has its time or number; plan again"
         )
-    return found[0]
+    return found
+
+
+def _move_last_tick(
+    connection: Connection, learned_state_id: int, tick: datetime, now: datetime
+) -> None:
+    last = learned_states.c.last_tick
+    # What a clock that was ahead has stored would else stay until that time has come.
+    is_old = last.is_(None) | (last < tick) | (last > now + CLOCK_TOLERANCE)
+    connection.execute(
+        update(learned_states)
+        .where((learned_states.c.id == learned_state_id) & is_old)
+        .values(last_tick=tick)
+    )
 
 
 def decide_attempt(connection: Connection, action: DecideAttempt, now: datetime) -> AttemptRecord:

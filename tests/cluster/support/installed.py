@@ -12,12 +12,16 @@ from tests.support.eventually import eventually
 REPOSITORY = Path(__file__).resolve().parents[3]
 OPERATOR_NAMESPACE = "zeus-system"
 SERVICE_ACCOUNT = "zeus-operator"
-FILES = ("crds/zeusjobs.yaml", "deploy/rbac.yaml", "deploy/admission-policy.yaml")
+CLUSTER_WIDE = "deploy/rbac.yaml"
 
 
-def install(plane: ControlPlane) -> None:
-    """Apply the files of the repository as a user does, and wait until ZeusJobs are served."""
-    for file in FILES:
+def install(plane: ControlPlane, *, rights: str = CLUSTER_WIDE) -> None:
+    """Apply the files of the repository as a user does, and wait until ZeusJobs are served.
+
+    Args:
+        rights: which file says what the operator may do.
+    """
+    for file in ("crds/zeusjobs.yaml", rights, "deploy/admission-policy.yaml"):
         plane.kubectl("apply", "-f", str(REPOSITORY / file))
     plane.kubectl("wait", "--for=condition=Established", "crd/zeusjobs.zeus.energy")
     eventually(lambda: "zj" in plane.kubectl("api-resources"), "ZeusJobs are served")
@@ -25,7 +29,7 @@ def install(plane: ControlPlane) -> None:
 
 def allow_lease(plane: ControlPlane, namespace: str) -> None:
     """Give the operator the rights to its Lease in `namespace` that it has in its own."""
-    documents = yaml.safe_load_all((REPOSITORY / "deploy/rbac.yaml").read_text())
+    documents = yaml.safe_load_all((REPOSITORY / CLUSTER_WIDE).read_text())
     for document in documents:
         if document["kind"] in ("Role", "RoleBinding"):
             document["metadata"]["namespace"] = namespace

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from datetime import timedelta
 from pathlib import Path
 
 from tests.cluster.support.processes import end, spawn
-from tests.cluster.support.run_operator import AT_STEP, CLOCK_SPEED
+from tests.cluster.support.run_operator import AT_STEP, CLOCK_AHEAD, CLOCK_SPEED
 from tests.support.eventually import eventually
 from zeus_operator.executors.checkpoints import ClusterCheckpoint
 
@@ -45,6 +46,8 @@ class OperatorProcess:
     ) -> None:
         self.name = f"operator-{next(_numbers)}"
         self.log_path = directory / f"{self.name}.log"
+        self._clock_ahead = directory / f"{self.name}.ahead"
+        self.set_clock_ahead(timedelta())
         self._environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
@@ -62,6 +65,7 @@ class OperatorProcess:
             "ZEUS_OPERATOR_HTTP_PORT": "0",
             "ZEUS_OPERATOR_WORKERS": "4",
             CLOCK_SPEED: f"{clock_speed:g}",
+            CLOCK_AHEAD: str(self._clock_ahead),
             **{f"ZEUS_OPERATOR_{name.upper()}": value for name, value in settings.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,6 +80,12 @@ class OperatorProcess:
         command = [sys.executable, "-m", "tests.cluster.support.run_operator"]
         self._process = spawn(command, self.log_path, env=environment, cwd=REPOSITORY)
         return self
+
+    def set_clock_ahead(self, jump: timedelta) -> None:
+        """Let its clock jump, to be ahead by so much."""
+        new = self._clock_ahead.with_suffix(".new")
+        new.write_text(f"{jump.total_seconds():g}")
+        new.replace(self._clock_ahead)  # it may be read at any moment
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

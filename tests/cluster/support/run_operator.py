@@ -1,4 +1,7 @@
-"""The operator's own program, which sends itself a signal at a chosen step: `step:nth:SIGNAL`."""
+"""The operator's own program, which sends itself a signal at a chosen step: `step:nth:SIGNAL`.
+
+Its clock may run faster than the real one, and jump while it runs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 
 from zeus_operator.executors.checkpoints import (
     ClusterCheckpoint,
@@ -15,11 +19,14 @@ from zeus_operator.executors.checkpoints import (
     no_cluster_checkpoint,
 )
 from zeus_operator.kube import load_configuration
-from zeus_operator.main import Operator, run, set_up_logging, utc_now
+from zeus_operator.logs import set_up_logging
+from zeus_operator.main import Operator, run, utc_now
 from zeus_operator.settings import load_settings
 
 AT_STEP = "ZEUS_TEST_AT_STEP"
 CLOCK_SPEED = "ZEUS_TEST_CLOCK_SPEED"
+CLOCK_AHEAD = "ZEUS_TEST_CLOCK_AHEAD"
+"""Names a file that holds by how many seconds the clock is ahead at the moment."""
 
 
 def hook_of(text: str | None) -> ClusterCheckpointHook:
@@ -39,10 +46,19 @@ def hook_of(text: str | None) -> ClusterCheckpointHook:
     return hook
 
 
-def clock_of(speed: float) -> Callable[[], datetime]:
-    """Return a clock so much faster than the real one: a minute of a schedule is short."""
+def clock_of(speed: float, ahead: str | None) -> Callable[[], datetime]:
+    """Return a clock so much faster than the real one: a minute of a schedule is short.
+
+    Args:
+        ahead: path of a file with the seconds by which it is ahead, now.
+    """
     begin = utc_now()
-    return lambda: begin + speed * (utc_now() - begin)
+
+    def clock() -> datetime:
+        jump = float(Path(ahead).read_text()) if ahead else 0.0
+        return begin + speed * (utc_now() - begin) + timedelta(seconds=jump)
+
+    return clock
 
 
 def main() -> None:
@@ -52,7 +68,7 @@ def main() -> None:
     operator = Operator(
         settings,
         lambda: load_configuration(kubeconfig),
-        clock=clock_of(float(os.environ.get(CLOCK_SPEED, "1"))),
+        clock=clock_of(float(os.environ.get(CLOCK_SPEED, "1")), os.environ.get(CLOCK_AHEAD)),
         checkpoint=hook_of(os.environ.get(AT_STEP)),
     )
     code = run(settings, kubeconfig, operator)

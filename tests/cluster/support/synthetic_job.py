@@ -74,7 +74,7 @@ class SyntheticJob:
 
     def out_of_memory(self, run: PodRun) -> Ending:
         """Return the ending of a run that does not fit into the GPU's memory."""
-        result = replace(self._after(run, 0), outcome=Outcome.OUT_OF_MEMORY.value)
+        result = replace(self.after(run, 0), outcome=Outcome.OUT_OF_MEMORY.value)
         log = "torch.OutOfMemoryError: CUDA out of memory."
         return Ending(1, message=self.encoded(run, result), log=log)
 
@@ -88,7 +88,7 @@ class SyntheticJob:
                 f"{most} epochs of {arm.epoch_seconds:g} s are more than {LONGEST_SECONDS:g} s"
             )
         for epochs in range(1, most + 1):
-            result = self._after(run, epochs)
+            result = self.after(run, epochs)
             if arm.epochs is not None and epochs >= arm.epochs:
                 return replace(result, outcome=Outcome.REACHED.value)
             if epochs == most:
@@ -99,29 +99,14 @@ class SyntheticJob:
 
     def partial(self, run: PodRun, epochs: int) -> bytes:
         """Return what the termination file holds after `epochs` epochs of a run that goes on."""
-        return self.encoded(run, self._after(run, epochs))
+        return self.encoded(run, self.after(run, epochs))
 
     @staticmethod
     def encoded(run: PodRun, result: Result) -> bytes:
         """Return `result` as the runtime writes it."""
         return encode_result(result, run.result_bytes)
 
-    def _arm(self, run: PodRun) -> Arm:
-        try:
-            return self.arms[run.batch_size]
-        except KeyError:
-            raise ValueError(f"no truth is given for batch size {run.batch_size}") from None
-
-    def _is_too_dear(self, decision: Decision, result: Result) -> bool:
-        joules, seconds = result.epoch_energy_joules or 0.0, result.epoch_time_seconds or 0.0
-        next_joules = cost_joules(joules, seconds, self.max_power_watts, decision.eta)
-        so_far = CostSoFar(result.epochs, next_joules * result.epochs, next_joules)
-        if exceeds_threshold(so_far, decision.cost_threshold_joules):
-            return True
-        rule = decision.stop_rule
-        return rule is not None and not rule.goes_on(result.epochs, result.milestones, next_joules)
-
-    def _after(self, run: PodRun, epochs: int) -> Result:
+    def after(self, run: PodRun, epochs: int) -> Result:
         """Return the result after `epochs` complete epochs, its outcome not known yet."""
         arm, decision = self._arm(run), run.decision
         metrics = tuple((e, _metric(decision, arm, e)) for e in range(1, epochs + 1))
@@ -148,6 +133,21 @@ class SyntheticJob:
             full_power_epoch_joules=joules if epochs else None,
             full_power_epoch_seconds=seconds if epochs else None,
         )
+
+    def _arm(self, run: PodRun) -> Arm:
+        try:
+            return self.arms[run.batch_size]
+        except KeyError:
+            raise ValueError(f"no truth is given for batch size {run.batch_size}") from None
+
+    def _is_too_dear(self, decision: Decision, result: Result) -> bool:
+        joules, seconds = result.epoch_energy_joules or 0.0, result.epoch_time_seconds or 0.0
+        next_joules = cost_joules(joules, seconds, self.max_power_watts, decision.eta)
+        so_far = CostSoFar(result.epochs, next_joules * result.epochs, next_joules)
+        if exceeds_threshold(so_far, decision.cost_threshold_joules):
+            return True
+        rule = decision.stop_rule
+        return rule is not None and not rule.goes_on(result.epochs, result.milestones, next_joules)
 
 
 def _metric(decision: Decision, arm: Arm, epoch: int) -> float:

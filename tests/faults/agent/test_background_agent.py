@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
 from tests.support.eventually import eventually
-from zeus_runtime.agent_background import BackgroundAgent
+from zeus_runtime.agent_background import AgentStatus, BackgroundAgent
 from zeus_runtime.agent_client import AgentClient
 from zeus_runtime.protocol import ErrorCode, Lease, Result, SessionRequest
 
@@ -213,6 +214,37 @@ def test_a_forked_child_does_not_touch_the_parents_session(
     assert child.exitcode == 0
     background.want_power_limit(uuid, 175.0)
     holds(background, uuid, 175.0)
+
+
+def _use_in_child(background: BackgroundAgent) -> None:
+    background.want_power_limit("GPU-of-the-child", 1.0)
+    background.release("GPU-of-the-child")
+    background.report(Result(sequence=9))
+    background.wait(lambda status: False, PATIENCE_SECONDS)
+    background.close()
+    os._exit(0)
+
+
+def test_a_child_that_was_forked_while_a_thread_had_the_lock_does_not_wait_for_it(
+    background: BackgroundAgent,
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def look(_: AgentStatus) -> bool:
+        inside.set()
+        return go_on.wait(PATIENCE_SECONDS)
+
+    looking = threading.Thread(target=background.wait, args=(look, PATIENCE_SECONDS))
+    looking.start()
+    assert inside.wait(PATIENCE_SECONDS)
+    child = multiprocessing.get_context("fork").Process(target=_use_in_child, args=(background,))
+    child.start()
+    child.join(PATIENCE_SECONDS / 4)
+    waits = child.is_alive()
+    child.kill()
+    go_on.set()
+    looking.join(PATIENCE_SECONDS)
+    assert not waits
 
 
 def test_a_process_that_just_ends_leaves_the_limit_restored(machine: Machine) -> None:

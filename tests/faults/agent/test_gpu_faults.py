@@ -233,6 +233,83 @@ def test_unknown_errors_of_one_gpu_do_not_touch_the_other(machine: Machine) -> N
     machine.wait_until_restored()
 
 
+UNAVAILABLE = {ErrorCode.NVML_ERROR, ErrorCode.GPU_LOST}
+OUT, IN = False, True
+NVML_TABLE = [
+    # code, what a wish may be answered, whether the GPU stays in
+    *((code, UNAVAILABLE, OUT) for code in (1, 9, 18)),  # the driver: initialize again
+    (2, UNAVAILABLE, OUT),  # an argument: look at the bounds anew; for every call it is no answer
+    *((code, {ErrorCode.NVML_TIMEOUT, ErrorCode.GPU_LOST}, OUT) for code in (10, 19, 27)),
+    *((code, {ErrorCode.GPU_LOST}, OUT) for code in (15, 16, 28)),
+    (12, UNAVAILABLE, OUT),
+    *((code, UNAVAILABLE, OUT) for code in (17, 999)),
+    # Last, since what a GPU does not support is not asked of it again for a minute.
+    *((code, {ErrorCode.NOT_SUPPORTED}, IN) for code in (3, 13, 21, 25)),
+    (4, {ErrorCode.NO_PERMISSION}, IN),  # read-only
+]
+
+
+@pytest.mark.parametrize(("code", "answers", "stays_in"), NVML_TABLE)
+def test_each_error_of_nvml_is_answered_counted_kept_to_its_gpu_and_survived(
+    shared_machine: Machine, code: int, answers: set[ErrorCode], stays_in: bool
+) -> None:
+    machine = shared_machine
+    sick, well = machine.uuids
+    client = machine.client()
+    client.open_session("a", SessionRequest(ttl_seconds=300.0))
+    client.set_power_limit("a", well, 150.0)
+    counted = machine.metric_or_zero("zeus_agent_nvml_errors_total", f'code="{code}"')
+    machine.simulator.set_fault(sick, "error", code)
+    assert refusal(client, sick).code in answers
+    eventually(
+        lambda: machine.metric_or_zero("zeus_agent_nvml_errors_total", f'code="{code}"') > counted,
+        "the error is counted",
+    )
+    if not stays_in:
+        eventually(lambda: not gpu(client, sick).healthy, "the GPU is out")
+    assert gpu(client, sick).reason
+    assert gpu(client, well).healthy
+    assert client.set_power_limit("a", well, 175.0).applied_watts == 175.0
+    machine.simulator.clear_fault(sick)
+    eventually(lambda: gpu(client, sick).healthy, "the GPU is back")
+    assert client.set_power_limit("a", sick, 150.0).applied_watts == 150.0
+    assert not client.session("a").leases[0].foreign_change
+    client.close_session("a")
+    machine.wait_until_restored()
+
+
+@pytest.mark.parametrize("code", [1, 9, 18, 999])
+def test_where_no_gpu_answers_nvml_is_initialized_again_until_it_does(
+    machine: Machine, code: int
+) -> None:
+    client = opened(machine)
+    client.set_power_limit("a", machine.uuids[0], 150.0)
+    for uuid in machine.uuids:
+        machine.simulator.set_fault(uuid, "error", code)
+    eventually(lambda: "NVML must be initialized again" in machine.log(), "the driver is given up")
+    for uuid in machine.uuids:
+        machine.simulator.clear_fault(uuid)
+    eventually(lambda: gpu(client, machine.uuids[0]).healthy, "the driver is back")
+    eventually(lambda: machine.limit(machine.uuids[0]) == 150.0, "the lease's limit is there")
+    client.close_session("a")
+    machine.wait_until_restored()
+
+
+def test_one_sick_gpu_does_not_have_nvml_initialized_again_under_the_others(
+    machine: Machine,
+) -> None:
+    client = opened(machine)
+    sick, well = machine.uuids
+    machine.simulator.set_fault(sick, "error", 1)
+    eventually(lambda: not gpu(client, sick).healthy, "the GPU is out")
+    looked = machine.metric("zeus_agent_nvml_call_seconds_count")
+    eventually(
+        lambda: machine.metric("zeus_agent_nvml_call_seconds_count") > looked + 20, "looks go on"
+    )
+    assert gpu(client, well).healthy
+    assert "NVML must be initialized again" not in machine.log()
+
+
 def test_a_driver_that_must_be_initialized_again_is(machine: Machine) -> None:
     client = opened(machine)
     uuid = machine.uuids[0]
@@ -265,13 +342,13 @@ def test_where_the_limit_found_can_not_be_saved_nothing_is_set(machine: Machine)
     assert client.set_power_limit("a", uuid, 150.0).applied_watts == 150.0
 
 
-def test_a_full_disk_during_a_lease_keeps_the_limit_that_can_be_undone(machine: Machine) -> None:
+def test_a_full_disk_during_a_lease_leaves_what_can_be_undone(machine: Machine) -> None:
     client = opened(machine)
     uuid = machine.uuids[0]
     client.set_power_limit("a", uuid, 150.0)
+    # No other file can be written, but the entry's place on the disk is taken already.
     (machine.state_dir / "saved" / f"{uuid}.json.tmp").mkdir()
-    assert refusal(client, uuid, 175.0).code == ErrorCode.STATE_NOT_SAVED
-    assert machine.limit(uuid) == 150.0
+    assert client.set_power_limit("a", uuid, 175.0).applied_watts == 175.0
     machine.stop_agent(signal.SIGKILL)
     (machine.state_dir / "saved" / f"{uuid}.json.tmp").rmdir()
     machine.start_agent()

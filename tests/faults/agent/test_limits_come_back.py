@@ -159,6 +159,36 @@ def test_a_simulated_gpus_limit_is_restored_even_after_a_reboot_because_it_survi
     machine.wait_until_restored()
 
 
+_CLOCK_JUMPS = """
+import itertools, sys, time
+day = 24 * 3600.0
+jumps = itertools.cycle([0.0, 400 * day, -20_000 * day, 1.0, -day])
+real = time.time
+time.time = lambda: real() + next(jumps)
+time.time_ns = lambda: int(time.time() * 1e9)
+from zeus_agent.main import main
+sys.exit(main())
+"""
+
+
+def test_a_wall_clock_that_jumps_ends_no_lease_and_keeps_none_alive(machine: Machine) -> None:
+    machine.program = ["-c", _CLOCK_JUMPS]
+    machine.start_agent()
+    first, second = machine.uuids
+    with (
+        machine.caller("a", (first, 150.0)) as (_, one),
+        machine.caller("b", (second, 125.0), ttl_seconds=1.0) as (hung, two),
+    ):
+        assert one == two == "holding"
+        hung.send_signal(signal.SIGSTOP)
+        eventually(lambda: machine.limit(second) == ADMIN_CAP_WATTS, "its time to live is over")
+        assert machine.limit(first) == 150.0
+        machine.stop_agent(signal.SIGKILL)
+        machine.start_agent()
+        machine.wait_until_restored()
+        hung.send_signal(signal.SIGCONT)
+
+
 _ADOPT_AFTER_REBOOT = """
 import asyncio, sys, time
 from dataclasses import replace
@@ -218,7 +248,7 @@ def test_an_agent_that_stops_before_a_gpu_has_come_back_says_that_a_limit_is_lef
 
 
 def test_an_idle_agent_ends_by_itself_and_one_with_a_session_does_not(machine: Machine) -> None:
-    agent = machine.start_agent("--idle-exit-seconds", "0.5")
+    agent = machine.start_agent("--idle-exit-seconds", "5")
     with machine.caller("a", (machine.uuids[0], 150.0)) as (_, said):
         assert said == "holding"
     assert agent.wait(60) == 0

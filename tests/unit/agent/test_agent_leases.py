@@ -2,69 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
-from zeus_agent.leases import (
-    RETRY_LAST_SECONDS,
+from tests.support.lease_steps import ADMIN_CAP, GPU, apply, machine, restore
+from zeus_agent.leases import RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS
+from zeus_agent.limits import (
     Apply,
+    Approval,
     Bounds,
     Forget,
-    LeaseMachine,
-    LeaseView,
     Refused,
     Restore,
+    Rules,
     SavedLimit,
     Sight,
 )
 from zeus_runtime.protocol import ErrorCode
-
-ADMIN_CAP = 200_000
-GPU = "GPU-0"
-
-
-def machine() -> LeaseMachine:
-    made = LeaseMachine(GPU, itertools.count(1).__next__)
-    made.bounds = Bounds(100_000, 300_000)
-    return made
-
-
-def apply(of: LeaseMachine, found: int, readback: int | None = None) -> LeaseView | None:
-    """Do the next work, which must be a wish, as the controller does."""
-    work = of.next_work(0.0)
-    assert isinstance(work, Apply)
-    saved = of.approve_apply(work, found)
-    assert saved is not None
-    of.stored(saved)
-    return of.applied(work, work.target_milliwatts if readback is None else readback)
-
-
-def restore(of: LeaseMachine, found: int) -> int | None:
-    """Do what is left after a lease; return what was written."""
-    written = None
-    work = of.next_work(0.0)
-    if isinstance(work, Restore):
-        if of.approve_restore(found):
-            written = work.target_milliwatts
-            of.restored()
-        work = of.next_work(0.0)
-    assert isinstance(work, Forget)
-    of.forgotten()
-    assert of.next_work(0.0) is None
-    assert of.is_settled()
-    return written
 
 
 def test_what_was_found_is_saved_before_the_first_write_and_put_back() -> None:
     m = machine()
     m.request("a", 150_000, 0)
     work = m.next_work(0.0)
-    assert work == Apply(1, 1, 150_000, clamped=False)
+    assert work == Apply(1, 1, 150_000, 150_000)
+    assert not work.clamped
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved == SavedLimit(GPU, ADMIN_CAP, (150_000,))
-    assert m.saved is None, "nothing counts as saved before it is on disk"
-    m.stored(saved)
+    assert m.claim.saved is None, "nothing counts as saved before it is on disk"
+    m.claim.stored(saved)
     view = m.applied(work, 150_000)
     assert view is not None
     assert (view.previous_milliwatts, view.applied_milliwatts) == (ADMIN_CAP, 150_000)
@@ -77,7 +42,7 @@ def test_the_previous_limit_stays_the_first_one_over_many_wishes() -> None:
     for found, wish in ((ADMIN_CAP, 150_000), (150_000, 175_000), (175_000, 250_000)):
         m.request("a", wish, 0)
         apply(m, found)
-    assert m.saved == SavedLimit(GPU, ADMIN_CAP, (175_000, 250_000))
+    assert m.claim.saved == SavedLimit(GPU, ADMIN_CAP, (175_000, 250_000))
     m.release("a")
     assert restore(m, 250_000) == ADMIN_CAP
 
@@ -145,7 +110,7 @@ def test_a_session_that_ends_during_the_write_is_restored() -> None:
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved is not None
-    m.stored(saved)
+    m.claim.stored(saved)
     m.release("a")
     assert not m.is_wanted(work)
     assert m.applied(work, 150_000) is None
@@ -159,7 +124,7 @@ def test_a_write_of_an_ended_lease_is_not_taken_for_the_next_ones() -> None:
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved is not None
-    m.stored(saved)
+    m.claim.stored(saved)
     m.release("a")
     m.request("b", 120_000, 0)
     assert m.applied(work, 150_000) is None
@@ -176,8 +141,8 @@ def test_a_failed_first_wish_ends_the_lease_and_what_may_be_written_is_restored(
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved is not None
-    m.stored(saved)
-    m.apply_failed(work)
+    m.claim.stored(saved)
+    m.apply_failed(work, 0.0)
     assert m.holder is None
     assert restore(m, 150_000) == ADMIN_CAP
 
@@ -188,7 +153,7 @@ def test_a_wish_that_could_not_be_saved_leaves_nothing_to_restore() -> None:
     work = m.next_work(0.0)
     assert isinstance(work, Apply)
     m.approve_apply(work, ADMIN_CAP)
-    m.apply_failed(work)
+    m.apply_failed(work, 0.0)
     assert m.holder is None
     assert m.next_work(0.0) is None
     assert m.is_settled()
@@ -201,14 +166,14 @@ def test_a_failed_later_wish_keeps_the_lease_and_its_limit() -> None:
     m.request("a", 175_000, 0)
     work = m.next_work(0.0)
     assert isinstance(work, Apply)
-    m.apply_failed(work)
+    m.apply_failed(work, 0.0)
     view = m.view()
     assert view is not None
     assert view.applied_milliwatts == 150_000
     assert m.next_work(0.0) is None
 
 
-def test_a_write_that_timed_out_and_came_late_is_not_taken_for_a_foreign_change() -> None:
+def test_a_write_that_timed_out_and_came_late_is_no_foreign_change_and_is_undone() -> None:
     m = machine()
     m.request("a", 150_000, 0)
     apply(m, ADMIN_CAP)
@@ -217,12 +182,72 @@ def test_a_write_that_timed_out_and_came_late_is_not_taken_for_a_foreign_change(
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, 150_000)
     assert saved is not None
-    m.stored(saved)
-    m.apply_failed(work)
-    assert m.observed(175_000) is Sight.EXPECTED
+    m.claim.stored(saved)
+    m.apply_failed(work, 0.0)
+    assert m.observed(175_000) is Sight.LATE
     view = m.view()
     assert view is not None
-    assert view.applied_milliwatts == 175_000
+    assert view.applied_milliwatts == 175_000, "that is what is there now"
+    view = apply(m, 175_000)
+    assert view is not None
+    assert (view.requested_milliwatts, view.applied_milliwatts) == (150_000, 150_000)
+
+
+def test_a_late_write_outside_the_bounds_of_now_is_moved_until_it_is_within_them() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    apply(m, ADMIN_CAP)
+    m.request("a", 250_000, 0)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    saved = m.approve_apply(work, 150_000)
+    assert saved is not None
+    m.claim.stored(saved)
+    m.apply_failed(work, 0.0)
+    m.set_rules(Rules(allowed=Bounds(100_000, 160_000)))
+    assert m.observed(250_000) is Sight.LATE
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    m.apply_failed(work, 0.0)
+    assert m.next_work(0.0) is None
+    again = m.next_work(m.retry_at_seconds)
+    assert isinstance(again, Apply)
+    assert again.target_milliwatts == 150_000
+
+
+def test_a_wish_that_was_refused_is_not_done_later_whatever_the_policy_says_again() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    apply(m, ADMIN_CAP)
+    m.request("a", 250_000, 0)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    m.apply_failed(work, 0.0)
+    view = m.view()
+    assert view is not None
+    assert view.requested_milliwatts == 150_000
+    m.set_rules(m.rules)
+    assert m.next_work(0.0) is None
+    m.set_rules(Rules(allowed=Bounds(100_000, 260_000)))
+    assert m.next_work(0.0) is None
+
+
+def test_a_wish_that_waits_while_another_is_refused_is_still_done() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    apply(m, ADMIN_CAP)
+    m.request("a", 250_000, 0)
+    work = m.next_work(0.0)
+    assert isinstance(work, Apply)
+    m.request("a", 260_000, 0)
+    m.apply_failed(work, 0.0)
+    newest = m.next_work(0.0)
+    assert isinstance(newest, Apply)
+    assert newest.target_milliwatts == 260_000
+    m.apply_failed(newest, 0.0)
+    view = m.view()
+    assert view is not None
+    assert (view.requested_milliwatts, view.applied_milliwatts) == (150_000, 150_000)
 
 
 def test_a_foreign_change_is_left_alone_during_the_lease_and_after_it() -> None:
@@ -293,7 +318,7 @@ def test_a_new_lease_while_the_saved_limit_is_removed_saves_anew() -> None:
     m.request("a", 150_000, 0)
     apply(m, ADMIN_CAP)
     m.release("a")
-    assert m.approve_restore(150_000)
+    assert m.approve_restore(150_000) is Approval.WRITE
     m.restored()
     assert isinstance(m.next_work(0.0), Forget)
     m.request("b", 120_000, 0)
@@ -315,6 +340,21 @@ def test_a_reset_device_gets_the_leases_limit_again_and_the_previous_one_at_the_
     m.device_reset()
     m.release("a")
     assert restore(m, 300_000) == ADMIN_CAP
+
+
+def test_a_reset_to_a_limit_of_ours_from_before_sets_the_leases_limit_again() -> None:
+    m = machine()
+    for found, wish in ((ADMIN_CAP, 300_000), (300_000, 150_000)):
+        m.request("a", wish, 0)  # a profile ends at the device's default, then comes the optimum
+        apply(m, found)
+    m.device_reset()
+    assert m.observed(300_000) is Sight.RESET
+    view = apply(m, 300_000)
+    assert view is not None
+    assert view.applied_milliwatts == 150_000
+    assert m.observed(150_000) is Sight.EXPECTED
+    m.release("a")
+    assert restore(m, 150_000) == ADMIN_CAP
 
 
 def test_a_device_that_kept_its_limit_over_a_reset_is_watched_as_before() -> None:
@@ -342,6 +382,19 @@ def test_restoring_is_tried_again_with_back_off_and_keeps_what_was_saved() -> No
     assert m.restore_pending
     m.device_answers()
     assert isinstance(m.next_work(0.0), Restore)
+
+
+def test_an_agent_that_stops_does_not_wait_for_the_back_off() -> None:
+    m = machine()
+    m.request("a", 150_000, 0)
+    apply(m, ADMIN_CAP)
+    m.release("a")
+    for _ in range(6):
+        m.failed(100.0)
+    assert m.next_work(100.0) is None
+    m.give_up_default()
+    assert isinstance(m.next_work(100.0), Restore)
+    assert m.failed(100.0) == RETRY_FIRST_SECONDS, "and it begins anew"
 
 
 def test_what_an_earlier_agent_saved_is_restored_first_thing() -> None:
@@ -389,8 +442,8 @@ def test_what_an_earlier_lease_left_counts_as_ours_until_the_new_limit_is_writte
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, 150_000)
     assert saved == SavedLimit(GPU, ADMIN_CAP, (150_000, 120_000)), "for the next agent"
-    m.stored(saved)
-    m.apply_failed(work)
+    m.claim.stored(saved)
+    m.apply_failed(work, 0.0)
     assert restore(m, 150_000) == ADMIN_CAP, "for this one"
 
 
@@ -401,13 +454,13 @@ def test_a_lease_that_comes_while_restoring_looks_is_restored_when_its_write_fai
     m.release("a")
     assert isinstance(m.next_work(0.0), Restore)
     m.request("b", 120_000, 0)
-    assert not m.approve_restore(ADMIN_CAP)
+    assert m.approve_restore(ADMIN_CAP) is Approval.NOT_NOW
     work = m.next_work(0.0)
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved is not None
-    m.stored(saved)
-    m.apply_failed(work)  # it timed out and comes late
+    m.claim.stored(saved)
+    m.apply_failed(work, 0.0)  # it timed out and comes late
     assert restore(m, 120_000) == ADMIN_CAP
 
 
@@ -416,7 +469,7 @@ def test_an_entry_that_may_be_gone_is_stored_again_before_the_next_write() -> No
     m.request("a", 150_000, 0)
     apply(m, ADMIN_CAP)
     m.release("a")
-    assert m.approve_restore(150_000)
+    assert m.approve_restore(150_000) is Approval.WRITE
     m.restored()
     assert isinstance(m.next_work(0.0), Forget)
     m.forget_failed(0.0)
@@ -425,10 +478,10 @@ def test_an_entry_that_may_be_gone_is_stored_again_before_the_next_write() -> No
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved is not None
-    assert saved == m.saved, "the same as before, and yet"
-    assert m.must_store(saved)
-    m.stored(saved)
-    assert not m.must_store(saved)
+    assert saved == m.claim.saved, "the same as before, and yet"
+    assert m.claim.must_store(saved)
+    m.claim.stored(saved)
+    assert not m.claim.must_store(saved)
 
 
 def test_an_entry_that_may_be_there_although_storing_it_failed_is_removed() -> None:
@@ -438,7 +491,7 @@ def test_an_entry_that_may_be_there_although_storing_it_failed_is_removed() -> N
     assert isinstance(work, Apply)
     saved = m.approve_apply(work, ADMIN_CAP)
     assert saved is not None
-    m.not_stored(saved)
-    m.apply_failed(work)
+    m.claim.not_stored(saved)
+    m.apply_failed(work, 0.0)
     # Somebody sets just what the lease wanted: nothing of ours was written, so it is theirs.
     assert restore(m, 150_000) is None

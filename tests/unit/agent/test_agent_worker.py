@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from zeus_agent.worker import Worker, WorkerTimeout
+from zeus_agent.worker import GaveWay, LeftBehind, Steps, StepTimes, Worker, WorkerTimeout
 
 PATIENCE_SECONDS = 60.0
 AT_ONCE_SECONDS = 0.01
@@ -90,5 +90,173 @@ def test_a_call_that_ends_just_as_its_time_is_over_does_not_count_as_hanging() -
         thread.join(PATIENCE_SECONDS)  # meanwhile the answer has come
         assert await call == 7
         assert not worker.is_hung
+
+    asyncio.run(scenario())
+
+
+def test_a_call_goes_between_the_steps_of_a_look_that_came_before_it() -> None:
+    async def scenario() -> None:
+        order: list[str] = []
+        first_step, may_go_on = threading.Event(), threading.Event()
+
+        def look() -> Steps[str]:
+            order.append("look 1")
+            first_step.set()
+            may_go_on.wait(PATIENCE_SECONDS)
+            yield
+            order.append("look 2")
+            yield
+            order.append("look 3")
+            return "looked"
+
+        worker = Worker("w")
+        looking = asyncio.ensure_future(worker.call_in_steps(look(), PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        first_step.wait(PATIENCE_SECONDS)
+        limits = [
+            asyncio.ensure_future(worker.call(lambda: order.append("limit"), PATIENCE_SECONDS))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.gather(*limits)
+        assert await looking == "looked"
+        assert order == ["look 1", "limit", "limit", "look 2", "look 3"]
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_look_that_fails_or_hangs_at_a_step_is_like_any_other_call() -> None:
+    async def scenario() -> None:
+        release, ran = threading.Event(), []
+
+        def failing() -> Steps[int]:
+            yield
+            return 1 // 0
+
+        def hanging() -> Steps[None]:
+            yield
+            release.wait(PATIENCE_SECONDS)
+            yield
+            ran.append("a step after its time was over")
+
+        worker = Worker("w")
+        with pytest.raises(ZeroDivisionError):
+            await worker.call_in_steps(failing(), PATIENCE_SECONDS)
+        with pytest.raises(WorkerTimeout) as timeout:
+            await worker.call_in_steps(hanging(), 0.2)
+        assert timeout.value.started
+        assert worker.is_hung
+        release.set()
+        while worker.is_hung:  # noqa: ASYNC110 -- until the loop has been told
+            await asyncio.sleep(0.01)
+        assert await worker.call(lambda: list(ran), PATIENCE_SECONDS) == []
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_looks_go_on_while_calls_keep_coming() -> None:
+    async def scenario() -> None:
+        def look() -> Steps[int]:
+            for _ in range(5):
+                yield
+            return 5
+
+        worker = Worker("w")
+        looking = asyncio.ensure_future(worker.call_in_steps(look(), PATIENCE_SECONDS))
+        for number in range(50):
+            assert await worker.call(lambda number=number: number, PATIENCE_SECONDS) == number  # type: ignore[misc]
+        assert await looking == 5
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_first_and_hangs_takes_neither_the_worker_nor_its_looks_with_it() -> None:
+    async def scenario() -> None:
+        release, ended, ran = threading.Event(), threading.Event(), []
+        step, may_go_on = threading.Event(), threading.Event()
+
+        def look() -> Steps[str]:
+            step.set()
+            may_go_on.wait(PATIENCE_SECONDS)
+            yield
+            return "looked"
+
+        def hang() -> None:
+            release.wait(PATIENCE_SECONDS)
+            ended.set()
+
+        worker = Worker("w")
+        looking = asyncio.ensure_future(worker.call_in_steps(look(), PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        step.wait(PATIENCE_SECONDS)
+        hanging = asyncio.ensure_future(worker.call(lambda: ran.append("late"), 0.2, first=hang))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        with pytest.raises(LeftBehind):
+            await hanging
+        assert not worker.is_hung
+        assert (
+            await worker.call(lambda: 7, PATIENCE_SECONDS, first=lambda: ran.append("first")) == 7
+        )
+        assert await looking == "looked"
+        release.set()
+        ended.wait(PATIENCE_SECONDS)
+        threads = [each for each in threading.enumerate() if each.name == "w"]
+        worker.stop()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+            assert not thread.is_alive()
+        assert ran == ["first"], "what came after it must not run any more"
+
+    asyncio.run(scenario())
+
+
+def test_a_call_does_not_run_if_what_comes_first_fails() -> None:
+    async def scenario() -> None:
+        ran: list[int] = []
+
+        def fail() -> None:
+            raise OSError("no space left")
+
+        worker = Worker("w")
+        with pytest.raises(OSError, match="no space left"):
+            await worker.call(lambda: ran.append(1), PATIENCE_SECONDS, first=fail)
+        assert await worker.call(lambda: list(ran), PATIENCE_SECONDS) == []
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_look_that_gives_way_ends_with_the_call_that_comes() -> None:
+    async def scenario() -> None:
+        order: list[str] = []
+        step, may_go_on = threading.Event(), threading.Event()
+
+        def look() -> Steps[None]:
+            order.append("look 1")
+            step.set()
+            may_go_on.wait(PATIENCE_SECONDS)
+            yield
+            order.append("look 2")
+
+        worker, times = Worker("w"), StepTimes()
+        looking = asyncio.ensure_future(
+            worker.call_in_steps(look(), PATIENCE_SECONDS, times=times, gives_way=True)
+        )
+        await asyncio.sleep(0)
+        step.wait(PATIENCE_SECONDS)
+        limit = asyncio.ensure_future(worker.call(lambda: order.append("limit"), PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await limit
+        with pytest.raises(GaveWay):
+            await looking
+        assert order == ["look 1", "limit"]
+        assert times.total_seconds == times.longest_seconds > 0.0
+        worker.stop()
 
     asyncio.run(scenario())

@@ -33,7 +33,29 @@ def test_no_right_is_wider_than_the_work(manifests: list[dict[str, Any]]) -> Non
     assert {verb for resource, verb in found if resource == "jobs"} == {
         *("get", "list", "watch", "create", "delete")
     }
-    assert not {"secrets", "configmaps", "customresourcedefinitions"} & {r for r, _ in found}
+    assert "customresourcedefinitions" not in {resource for resource, _ in found}
+
+
+@pytest.mark.parametrize("manifests", BOTH.values(), ids=BOTH)
+def test_secrets_and_config_maps_are_its_own_by_name(manifests: list[dict[str, Any]]) -> None:
+    rules = [
+        (manifest["kind"], manifest["metadata"].get("namespace"), rule)
+        for manifest in manifests
+        for rule in manifest.get("rules", ())
+        if {"secrets", "configmaps"} & {*rule["resources"]}
+    ]
+    unnamed = [
+        (kind, namespace, rule["resources"], rule["verbs"])
+        for kind, namespace, rule in rules
+        if "resourceNames" not in rule
+    ]
+    names = {name for _, _, rule in rules for name in rule.get("resourceNames", ())}
+
+    assert unnamed == [("Role", "here", ["secrets"], ["create"])]
+    assert names == {"zeus-agent-ca", "zeus-agent-tls"}
+    assert not [
+        kind for kind, _, rule in rules if "secrets" in rule["resources"] and kind != "Role"
+    ]
 
 
 def test_with_namespaces_given_only_their_names_are_read_outside_them() -> None:
@@ -45,7 +67,7 @@ def test_with_namespaces_given_only_their_names_are_read_outside_them() -> None:
     assert cluster_rights == {("namespaces", "get")}
     assert role["rules"][0]["resourceNames"] == ["a", "b"]
     roles = [m["metadata"]["namespace"] for m in BOTH["namespaced"] if m["kind"] == "Role"]
-    assert roles == ["a", "b", "here"]
+    assert roles == ["a", "b", "here", "here"]
 
 
 @pytest.mark.parametrize("manifests", BOTH.values(), ids=BOTH)

@@ -43,9 +43,22 @@ def test_none_takes_the_alarm_back() -> None:
     assert alarms.due(NOON + timedelta(days=1)) == []
 
 
-def test_a_clock_that_jumps_delays_nothing() -> None:
+def test_a_clock_set_ahead_delays_nothing() -> None:
     alarms: Alarms[str] = Alarms()
     alarms.set("a", NOON)
 
-    assert alarms.due(NOON - timedelta(days=2)) == [], "set back"
-    assert alarms.due(NOON + timedelta(days=365)) == ["a"], "set ahead"
+    assert alarms.due(NOON + timedelta(days=365)) == ["a"]
+
+
+def test_after_the_clock_was_set_back_every_key_is_looked_at_again() -> None:
+    """What a clock that was a year ahead has computed would else be due in a year."""
+    alarms: Alarms[str] = Alarms()
+    alarms.due(NOON + timedelta(days=365))
+    alarms.set("a", NOON + timedelta(days=365, hours=1))
+
+    assert alarms.due(NOON) == ["a"]
+
+    alarms.set("a", NOON + timedelta(hours=1))
+    assert alarms.due(NOON) == []
+    assert alarms.due(NOON - timedelta(seconds=1)) == [], "as every clock does that is kept right"
+    assert alarms.due(NOON + timedelta(hours=1)) == ["a"]

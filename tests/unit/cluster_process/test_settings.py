@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from zeus_operator.lease import LeaseTimes
-from zeus_operator.settings import VARIABLES, OperatorSettings, SettingsError, load_settings
+from zeus_operator.settings import (
+    VARIABLES,
+    OperatorSettings,
+    ServiceName,
+    SettingsError,
+    load_settings,
+)
 
-URL = "postgresql://zeus:secret@db:5432/zeus"
+URL = "postgresql://zeus:hunter2@db:5432/zeus"
 
 
 def load(flags: object = None, /, **environment: str) -> OperatorSettings:
@@ -39,7 +45,11 @@ def test_every_field_can_be_set_by_a_variable() -> None:
         ZEUS_OPERATOR_STATEMENT_TIMEOUT_SECONDS="1",
         ZEUS_OPERATOR_TRANSACTION_IDLE_TIMEOUT_SECONDS="1.2",
         ZEUS_OPERATOR_METRICS_JOBS="10",
+        ZEUS_OPERATOR_AGENT_SERVICE="zeus-agent.zeus-system",
         ZEUS_OPERATOR_AGENT_ADDRESS="zeus-agent.zeus-system:8443",
+        ZEUS_OPERATOR_AGENT_TOKEN_FILE="/tokens/agent",
+        ZEUS_OPERATOR_AGENT_TRUST_SECONDS="60",
+        ZEUS_OPERATOR_AGENT_REPORTS_SECONDS="5",
         ZEUS_OPERATOR_RUNTIME_IMAGE="registry.example:5000/zeus/runtime@sha256:0123",
         ZEUS_OPERATOR_LOG_FORMAT="json",
     )
@@ -59,7 +69,11 @@ def test_every_field_can_be_set_by_a_variable() -> None:
         statement_timeout_seconds=1,
         transaction_idle_timeout_seconds=1.2,
         metrics_jobs=10,
+        agent_service=ServiceName("zeus-agent", "zeus-system"),
         agent_address="zeus-agent.zeus-system:8443",
+        agent_token_file="/tokens/agent",
+        agent_trust_seconds=60,
+        agent_reports_seconds=5,
         runtime_image="registry.example:5000/zeus/runtime@sha256:0123",
         log_format="json",
     )
@@ -92,6 +106,13 @@ def test_an_empty_text_counts_as_not_given() -> None:
         ("ZEUS_OPERATOR_RETENTION_DAYS", "-1", "a number of days from 0 to 3650"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "zeus-agent", "must be host:port"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "zeus-agent:0", "must be host:port"),
+        ("ZEUS_OPERATOR_AGENT_ADDRESS", "[fe80::1%eth0]:8443", "no interface of one machine"),
+        ("ZEUS_OPERATOR_AGENT_SERVICE", "zeus-agent", "must be name.namespace"),
+        ("ZEUS_OPERATOR_AGENT_SERVICE", "a.gpus", "in the namespace of the Lease (zeus-system)"),
+        ("ZEUS_OPERATOR_AGENT_SERVICE", "a.b.svc", "must be name.namespace"),
+        ("ZEUS_OPERATOR_AGENT_TOKEN_FILE", "token", "the absolute path of a file"),
+        ("ZEUS_OPERATOR_AGENT_TRUST_SECONDS", "0", "a number of seconds from 1 to 3600"),
+        ("ZEUS_OPERATOR_AGENT_REPORTS_SECONDS", "0.1", "a number of seconds from 1 to 600"),
         ("ZEUS_OPERATOR_RUNTIME_IMAGE", "an image", "the reference of an image"),
         ("ZEUS_OPERATOR_LOG_FORMAT", "xml", "must be text or json"),
     ],
@@ -103,6 +124,30 @@ def test_what_is_wrong_is_named_with_what_is_allowed(
         load(**{variable: text})
     assert str(raised.value).startswith(variable)
     assert allowed in str(raised.value)
+
+
+def test_runs_find_the_agent_at_its_service_unless_an_address_is_given() -> None:
+    def url(**environment: str) -> str | None:
+        named = {f"ZEUS_OPERATOR_AGENT_{key.upper()}": text for key, text in environment.items()}
+        return load(**named).agent_url
+
+    assert url() is None
+    assert url(service="zeus-agent.zeus-system") == "https://zeus-agent.zeus-system.svc:8443"
+    assert url(address="gpu.example:443") == "https://gpu.example:443"
+    assert url(service="zeus-agent.zeus-system", address="[fd00::7]:443") == "https://[fd00::7]:443"
+
+
+def test_the_agents_certificate_is_for_every_name_by_which_a_run_may_call() -> None:
+    service = {"ZEUS_OPERATOR_AGENT_SERVICE": "zeus-agent.zeus-system"}
+    of_the_service = tuple(
+        f"zeus-agent.zeus-system{end}" for end in (".svc", "", ".svc.cluster.local")
+    )
+    assert load().agent_hosts == ()
+    assert load(ZEUS_OPERATOR_AGENT_ADDRESS="gpu.example:443").agent_hosts == ()
+    assert load(**service).agent_hosts == of_the_service
+    for address, host in (("gpu.example:443", "gpu.example"), ("[fd00::7]:443", "fd00::7")):
+        found = load(**service, ZEUS_OPERATOR_AGENT_ADDRESS=address).agent_hosts
+        assert found == (*of_the_service, host)
 
 
 def test_everything_that_is_wrong_is_named_at_once() -> None:
@@ -136,9 +181,9 @@ def test_a_transaction_must_not_outlive_the_lease(name: str) -> None:
 
 def test_the_password_is_shown_nowhere() -> None:
     with pytest.raises(SettingsError) as raised:
-        load(DATABASE_URL="mysql://zeus:secret@db/zeus")
-    assert "secret" not in str(raised.value)
-    assert "secret" not in repr(load())
+        load(DATABASE_URL="mysql://zeus:hunter2@db/zeus")
+    assert "hunter2" not in str(raised.value)
+    assert "hunter2" not in repr(load())
 
 
 def test_the_list_of_variables_has_each_once() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from gpu_simulator import UNTIL_CLEARED, Simulator
@@ -78,6 +79,8 @@ def test_set_changes_one_gpu_or_all_and_the_machine(state: str) -> None:
         ("enforced-cap-watts 130", "enforced_cap_watts", 130),
         ("slow 0.01", "slow_seconds", 0.01),
         ("hang forever", "hang_seconds", UNTIL_CLEARED),
+        ("vanished", "vanished", 1),
+        ("throttle hw-slowdown,sw-thermal", "throttle", 0x28),
     ],
 )
 def test_every_fault_can_be_set_and_cleared(
@@ -160,3 +163,72 @@ def test_a_missing_state_is_said_with_what_to_do(
     assert "no state of this version" in capsys.readouterr().err
     assert main(["--state", str(tmp_path / "no" / "folder"), "create"]) == 1
     assert "No such file or directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> str:
+    path = str(tmp_path / "gpus")
+    assert main(["--state", path, "create", "--gpu", "A100", "--gpu", "V100"]) == 0
+    assert main(["--state", path, "mig", "on", "--index", "0"]) == 0
+    return path
+
+
+def test_instances_are_made_shown_and_removed(cut: str, capsys: pytest.CaptureFixture[str]) -> None:
+    simulator = Simulator(cut)
+    capsys.readouterr()
+    assert main(["--state", cut, "mig", "create", "--index", "0", "3g.20gb", "1g.5gb"]) == 0
+    made = capsys.readouterr().out.split()
+    assert made == [found.uuid for found in simulator.instances(0)]
+    main(["--state", cut, "show", "-o", "json"])
+    gpus = json.loads(capsys.readouterr().out)["gpus"]
+    assert [found["profile"] for found in gpus[0]["mig_instances"]] == ["3g.20gb", "1g.5gb"]
+    assert gpus[1]["mig_instances"] == []
+    main(["--state", cut, "show"])
+    assert f"MIG 3g.20gb {made[0]}" in capsys.readouterr().out
+    assert main(["--state", cut, "mig", "destroy", "--index", "0", made[0]]) == 0
+    assert [found.uuid for found in simulator.instances(0)] == made[1:]
+    assert main(["--state", cut, "mig", "destroy"]) == 0
+    assert simulator.instances(0) == ()
+    assert main(["--state", cut, "mig", "off"]) == 0
+    assert simulator.get("mig", 0) == 0
+
+
+def test_the_driver_is_unloaded_and_loaded_by_name(state: str) -> None:
+    simulator = Simulator(state)
+    main(["--state", state, "set", "--limit", "150", "--persistence", "on"])
+    assert main(["--state", state, "driver", "unload"]) == 0
+    with NvmlClient(Path(state), initialise=False) as client:
+        assert client.error_of("nvmlInit()") == pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+        assert main(["--state", state, "driver", "load"]) == 0
+        client("nvmlInit()")
+    assert [simulator.power_limit_watts(i) for i in (0, 1)] == [250, 300]
+
+
+def test_an_error_is_given_its_calls_and_its_count(state: str) -> None:
+    words = "fault set --index 0 --scope reads --calls energy,limit-get --count 3 error 10"
+    assert main(["--state", state, *words.split()]) == 0
+    simulator = Simulator(state)
+    names = ("error", "error_calls", "error_count", "scope")
+    assert [simulator.get(name, 0) for name in names] == [10, 10, 3, 1]
+    main(["--state", state, "fault", "clear", "error"])
+    assert [simulator.get(name, 0) for name in names] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("mig on --index 1", "Tesla V100-PCIE-16GB has no MIG"),
+        ("mig create --index 1 1g.5gb", "MIG is off on GPU 1"),
+        ("mig create --index 0 1g.10tb", "no MIG profile '1g.10tb'; there are 1g.5gb"),
+        ("mig destroy --index 0 MIG-x", "no MIG instance MIG-x on GPU 0"),
+        ("fault set throttle cold", "throttle takes some of user-clocks, hw-slowdown"),
+        ("fault set --calls everything error 3", "--calls takes some of power-set"),
+        ("device-plugin --replicas 0", "--replicas is at least 1"),
+    ],
+)
+def test_what_can_not_be_cut_or_offered_is_said(
+    cut: str, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    capsys.readouterr()
+    assert main(["--state", cut, *words.split()]) == 1
+    assert said in capsys.readouterr().err

@@ -49,6 +49,13 @@ class TestTheEstimate:
         assert low < 100 < high
         assert high / low < 4
 
+    def test_of_runs_that_differ_beyond_all_reason_nothing_is_said(self) -> None:
+        """Such bounds are no numbers any more; a status was not written for them."""
+        assert default_cost(runs(1e-30, 1e15, 1e-30, 1e15), [ARM]) is None
+        low, high = known(default_cost(runs(1e-2, 1e9, 1e-2, 1e9), [ARM])).interval()
+        assert math.isfinite(low)
+        assert math.isfinite(high)
+
     def test_runs_that_reached_nothing_are_paid_for_by_those_that_did(self) -> None:
         failed = DefaultRun(300, reached=False)
         found = known(default_cost([*runs(100, 110, 90), failed], [ARM]))

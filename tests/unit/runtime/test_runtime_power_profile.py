@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.virtual_training import GPUS, ModelledGpu, VirtualTraining
+from zeus_runtime.agent_client import AgentError
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.power_profile import PowerProfile, candidate_limits, step_cost_joules
 from zeus_runtime.power_setup import power_wishes
@@ -167,6 +170,64 @@ def test_a_limit_that_is_not_granted_is_asked_about_ever_more_rarely() -> None:
     run.control.on_step = lambda steps: (looks.append(steps), on_step(steps))
     run.train(1)
     assert 10 < len(looks) < 100
+
+
+def refuse(run: VirtualTraining, code: str) -> None:
+    """From now on the agent refuses every limit with `code`."""
+    problem = AgentError(code, f"because {code}", 403)
+    run.status = replace(run.status, problems={"GPU-v": problem})
+    run.agent_seconds = 1e9
+
+
+@pytest.mark.parametrize("code", ["not_owner", "gpu_shared", "policy_denied", "no_permission"])
+@pytest.mark.parametrize("epochs_before", [0, 3], ids=["at first", "half-way"])
+def test_a_limit_that_is_denied_ends_the_profile_and_gives_back_what_was_held(
+    code: str, epochs_before: int
+) -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=50)
+    run.train(epochs_before)
+    measured = len(run.control.points)
+    refuse(run, code)
+    run.train(5)
+    assert not run.control.profiling
+    assert run.control.held_watts is None
+    assert run.limit == V100.max_watts
+    assert run.wishes[-1] is None  # so that another agent does not set a mere candidate
+    assert len(run.control.points) <= measured + 1
+    assert run.notices.note().count(f"because {code}") == 1
+
+
+@pytest.mark.parametrize("code", ["rate_limited", "identity_unavailable", "gpu_leased"])
+def test_a_limit_that_is_refused_for_now_is_waited_for(code: str) -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=50)
+    refuse(run, code)
+    run.train(5)
+    assert run.control.profiling
+    assert None not in run.wishes
+    assert "asked again" in run.notices.note()
+    run.status, run.agent_seconds = replace(run.status, problems={}), 0.002
+    run.take_lease_again()
+    run.train_until_held()
+    check_optimum(run)
+
+
+def test_an_agent_that_refuses_the_run_is_told_from_none() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=50, agent_seconds=1e9)
+    refusal = AgentError("unauthenticated", "the token proves nothing here", 401)
+    run.status = replace(run.status, connected=False, error=str(refusal), refusal=refusal)
+    run.train(2)
+    assert "does not serve this run: the token proves nothing here" in run.notices.note()
+    assert run.control.wake_at > run.steps
+
+
+def test_under_a_policy_on_trial_nothing_is_measured_or_said_to_be_held() -> None:
+    run = VirtualTraining(V100, step_seconds=0.01, steps_per_epoch=50, dry_run=True)
+    run.train(3)
+    assert not run.control.profiling
+    assert run.control.points == ()
+    assert run.control.held_watts is None
+    assert run.ledger.limit_watts is None
+    assert "on trial" in run.notices.note()
 
 
 def check_optimum(run: VirtualTraining) -> None:

@@ -6,14 +6,17 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.agent_reports import report
 from tests.support.histories import Try
 from tests.support.histories import recurrence as measured
 from tests.support.jobs import START, at, decision, execution_of, spec_document
-from tests.support.plan_facts import ScriptedPolicy, attempt, facts, recurrence, request
+from tests.support.plan_facts import JOB, ScriptedPolicy, attempt, facts, recurrence, request
 from tests.unit.status.situations import child, ended, never_valid, view
+from zeus_operator.agents.reports import report_of
 from zeus_operator.api.status import ZeusJobStatus
 from zeus_operator.api.template import Problem
 from zeus_operator.deciding import decide
@@ -65,6 +68,58 @@ def test_an_open_run_is_shown_with_its_progress() -> None:
             "message": "because",
         }
     ]
+
+
+def running_with(stored: Result | None, progress: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown of a run of which an agent has told `progress`."""
+    told = {"job": JOB.key, "recurrence": "10", "attempt": 1, **progress}
+    heard = report_of(report("run-1", **told))
+    assert heard is not None
+    one = execution_of(stored, started_at=at(30), ended_at=None, exit_code=None)
+    seen = view(
+        recurrence(1, attempt(1, executions=(one,))),
+        children={101: child(ChildPhase.RUNNING, node="gpu-7")},
+        progress={one.uid: heard},
+    )
+    (active,) = project(seen)["active"]
+    found: dict[str, Any] = active
+    return found
+
+
+def test_what_an_agent_has_told_of_a_run_is_shown_in_whole_numbers_and_decimals() -> None:
+    shown = running_with(
+        None,
+        {
+            "sequence": 5,
+            "epochs": 4,
+            "energy_joules": 1234.5678,
+            "last_metric": 0.5,
+            "best_metric": 0.71234567,
+        },
+    )
+    assert shown["epochs"] == 4
+    assert shown["energyJoules"] == 1235
+    assert (shown["lastMetric"], shown["bestMetric"]) == ("0.5", "0.712346")
+    assert shown["reportedAt"] == "2026-03-02T12:00:30Z"
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    shown = running_with(None, {"sequence": 1, "last_metric": float("nan")})
+    assert "energyJoules" not in shown
+    assert "lastMetric" not in shown
+
+
+def test_of_what_is_stored_and_what_is_told_the_newer_is_shown() -> None:
+    assert running_with(Result(epochs=3, sequence=3), {"epochs": 4, "sequence": 4})["epochs"] == 4
+    assert running_with(Result(epochs=3, sequence=3), {"epochs": 2, "sequence": 2})["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    "other", [{"job": "default/other"}, {"recurrence": "11"}, {"attempt": 2}], ids=str
+)
+def test_a_report_that_says_it_is_of_another_run_is_not_shown(other: dict[str, Any]) -> None:
+    shown = running_with(None, {"epochs": 4, "sequence": 4, **other})
+    assert not {"epochs", "reportedAt"} & shown.keys()
 
 
 def test_ended_runs_name_the_attempt_whose_model_counts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -50,15 +51,49 @@ def test_a_recurrence_is_created_once(store: Store) -> None:
 
 def test_two_recurrences_can_not_have_one_time_or_one_number(store: Store) -> None:
     job = apply(store)
-    store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1)), at(1))
+    asked = store.request_runs(job.id, LEARNED, 9, at(0)).id
+    store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1), asked), at(1))
     for clash in (
-        CreateRecurrence(job.id, LEARNED, 2, at(1)),
+        CreateRecurrence(job.id, LEARNED, 2, at(1), asked),
+        CreateRecurrence(job.id, LEARNED, 1, at(2), asked),
         CreateRecurrence(job.id, LEARNED, 1, at(2)),
     ):
         with pytest.raises(StoreError, match="plan again"):
             store.create_recurrence(clash, at(2))
-    control = CreateRecurrence(job.id, RecurrenceKind.CONTROL, 1, at(1))
+    control = CreateRecurrence(job.id, RecurrenceKind.CONTROL, 1, at(1), asked)
     assert store.create_recurrence(control, at(1)).kind is RecurrenceKind.CONTROL
+
+
+@pytest.mark.parametrize("state", [RecurrenceState.OPEN, RecurrenceState.SKIPPED])
+def test_a_tick_that_comes_again_has_the_recurrence_that_it_had(
+    store: Store, state: RecurrenceState
+) -> None:
+    """As where the clock was set back; meanwhile numbers and the share of control runs go on."""
+    job = apply(store)
+    ordinal = 1 if state is RecurrenceState.OPEN else 0
+    first = store.create_recurrence(
+        CreateRecurrence(job.id, LEARNED, ordinal, at(1), state=state), at(1)
+    )
+    for kind, number in ((LEARNED, 2), (RecurrenceKind.CONTROL, 1)):
+        again = CreateRecurrence(job.id, kind, number, at(1))
+        assert store.create_recurrence(again, at(9)) == first
+    assert store.history(job.id) == (first,)
+
+
+@pytest.mark.parametrize(
+    ("now", "last"),
+    [(at(10), at(10)), (at(3595), at(3600))],
+    ids=["the clock was ahead", "the clock was set right by seconds"],
+)
+def test_a_tick_of_a_clock_that_was_ahead_is_not_the_last_any_more(
+    store: Store, now: datetime, last: datetime
+) -> None:
+    job = apply(store)
+    store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(3600)), at(3600))
+
+    store.create_recurrence(CreateRecurrence(job.id, LEARNED, 2, at(10)), now)
+
+    assert store.facts(job.id).last_scheduled_time == last
 
 
 def test_skipped_ticks_have_no_number_and_end_at_once(store: Store) -> None:

@@ -306,6 +306,12 @@ def test_two_gpu_products_are_refused() -> None:
 # The agent and the runtime ------------------------------------------------------
 
 
+@pytest.mark.parametrize("bundle", ["", "-----BEGIN CERTIFICATE-----\nMII$(HOME)=\n"])
+def test_with_an_authority_the_run_is_told_whom_to_trust(bundle: str) -> None:
+    told = environment(build(job_with(), replace(EVERYTHING, agent_ca=bundle)))
+    assert told.get("ZEUS_AGENT_CA", "") == bundle
+
+
 def test_with_an_agent_the_run_gets_its_address_and_a_token_for_it_alone() -> None:
     child = build(job_with(), EVERYTHING)
 
@@ -326,7 +332,7 @@ def test_the_runtime_is_injected_by_an_init_container_and_a_launcher() -> None:
     before = container("fetch")
     job = job_with(pod_fields={"initContainers": [before]}, workload={"injectRuntime": True})
 
-    child = build(job, replace(EVERYTHING, agent_address=None))
+    child = build(job, replace(EVERYTHING, agent_address=None, agent_ca="PEM"))
 
     ours, theirs = pod_of(child)["initContainers"]
     assert theirs == before

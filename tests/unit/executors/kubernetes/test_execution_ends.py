@@ -21,7 +21,7 @@ from tests.support.api_objects import (
 )
 from zeus_operator.executors.pods import child_view
 from zeus_operator.records import ExecutionRecord
-from zeus_runtime.protocol import Outcome
+from zeus_runtime.protocol import Outcome, Result
 
 NOW = at(100)
 KILLED = terminated(137)
@@ -382,3 +382,46 @@ def test_an_end_that_was_seen_counts_after_the_job_was_deleted() -> None:
     assert found.outcome is None
     assert found.result is not None
     assert found.result.outcome == Outcome.REACHED.value
+
+
+# What an agent knows ---------------------------------------------------------------
+
+REPORTED = Result(job="vision/digits", epochs=7, sequence=8, outcome="reached")
+
+
+def with_report(one_pod: dict[str, Any], job: dict[str, Any] | None) -> ExecutionRecord:
+    (found,) = child_view(job, [one_pod], "train", NOW, {"pod-1": REPORTED}).executions
+    return found
+
+
+@pytest.mark.parametrize("text", ["", "Traceback: no result of ours"])
+def test_a_result_that_the_pod_does_not_show_is_the_reported_one(text: str) -> None:
+    end = with_report(pod(terminated(0, message=text), phase="Succeeded"), api.job(api.COMPLETE))
+    assert end.result == REPORTED
+    assert (end.exit_code, end.outcome) == (0, None)
+    assert end.output_tail == text, "what it did say is not lost"
+
+
+def test_a_result_that_the_pod_shows_counts_before_the_reported_one() -> None:
+    """Both come from the same run; the pod's was written to its own disk."""
+    end = with_report(pod(terminated(0, message=message(sequence=5))), api.job(api.COMPLETE))
+    assert end.result is not None
+    assert (end.result.epochs, end.result.sequence) == (3, 5)
+
+
+def test_of_a_pod_that_is_gone_the_reported_result_is_kept_and_its_end_is_as_it_was() -> None:
+    gone = pod(running(), gone=True)
+    end = with_report(gone, api.job())
+    assert end.result == REPORTED
+    assert (end.outcome, end.reason) == (Outcome.PREEMPTED, "its pod was deleted")
+    assert end.exit_code is None
+
+
+def test_a_container_that_was_over_its_memory_is_told_so_also_with_a_reported_result() -> None:
+    end = with_report(pod(terminated(137, "OOMKilled"), phase="Failed"), api.job(FAILED))
+    assert end.outcome is Outcome.CRASHED
+    assert "over its memory limit" in end.reason
+
+
+def test_a_pod_that_runs_has_no_result_yet_whatever_is_reported() -> None:
+    assert with_report(pod(running()), api.job()).result is None

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
+from kubernetes.client import Configuration
 
-from tests.support.api_objects import at
+from tests.support.api_objects import COMPLETE, JOB_NAME, at, job
+from tests.support.plan_facts import attempt, facts, recurrence
+from zeus_operator import names
+from zeus_operator.executors.child import ChildSettings
+from zeus_operator.executors.kubernetes import KubernetesExecutor
 from zeus_operator.executors.pruning import FinishedChild, surplus
+from zeus_operator.kube import KubeClient
+from zeus_operator.records import RecurrenceState
+from zeus_operator.world import Resource, World
+from zeus_runtime.protocol import Outcome
 
 
 def child(name: str, seconds: float, *, ok: bool = True) -> FinishedChild:
@@ -40,3 +50,28 @@ def test_the_oldest_beyond_each_limit_go_first(successful: int, failed: int, rem
         found = surplus(order, successful, failed)
 
         assert "".join(each.name for each in found) == removed
+
+
+@pytest.mark.parametrize(("owner", "goes"), [("uid-of-digits", True), ("", False)])
+def test_a_job_that_only_has_our_labels_is_a_strangers_and_stays(owner: str, goes: bool) -> None:
+    """As `kubectl get job -o yaml | kubectl create` makes it: labels can be copied."""
+    world = World()
+    ended = replace(attempt(1, Outcome.CANCELLED), child_name=JOB_NAME)
+    known = facts(recurrence(1, ended, state=RecurrenceState.CANCELLED), job={"uid": owner or "x"})
+    labels = {
+        names.LABEL_JOB: known.job.name,
+        names.LABEL_JOB_UID: known.job.uid,
+        names.LABEL_RECURRENCE: str(ended.recurrence_id),
+        names.LABEL_ATTEMPT: "1",
+    }
+    owners = [{"uid": owner, "controller": True}] if owner else []
+    finished = job(COMPLETE, namespace=known.job.namespace, labels=labels, ownerReferences=owners)
+    world.apply(Resource.JOBS, "ADDED", finished)
+    known = replace(known, job=replace(known.job, spec={"failedJobsHistoryLimit": 0}))
+    executor = KubernetesExecutor(
+        KubeClient(Configuration()), world, ChildSettings, lambda: at(99), lambda *_pod: None
+    )
+
+    found = executor.surplus(known)
+
+    assert [each.name for each in found] == ([JOB_NAME] if goes else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
@@ -20,6 +21,9 @@ from zeus_agent.readiness import Readiness
 from zeus_agent.reports import Reports
 from zeus_agent.sessions import Member, Owner
 from zeus_runtime.protocol import ErrorCode
+
+SHOWN_SECONDS = 1.0
+"""How old the metrics may be that are shown to whoever has not said who it is."""
 
 Handler = Callable[["Call"], Awaitable[Answer]]
 
@@ -91,6 +95,7 @@ class Api:
         readiness: tells whether the agent is ready.
         owners: tells which GPU is which pod's; None: there are no pods.
         reports: keeps what pods report; None: there are no pods.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Api:
         *,
         owners: Owners | None = None,
         reports: Reports | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
         self._metrics = metrics
@@ -108,6 +114,9 @@ class Api:
         self._administrators = authenticators.administrators()
         self._owners = owners
         self._reports = reports
+        self._clock = clock
+        self._shown: Answer | None = None
+        self._shown_until_seconds = 0.0
         self.handlers: dict[str, Handler] = {
             "healthz": self._healthz,
             "readyz": self._readyz,
@@ -151,9 +160,16 @@ class Api:
             raise Refused(ErrorCode.NOT_READY, "; ".join(missing), missing=missing)
         return as_json({"status": "ready", "note": self._broker.note})
 
-    async def _show_metrics(self, _call: Call) -> Answer:
+    async def _show_metrics(self, call: Call) -> Answer:
+        now = self._clock()
+        # Anyone on the network may ask the listener for probes, as often as they like; the limits
+        # must not wait while text is made for them.
+        if call.caller is None and self._shown is not None and now < self._shown_until_seconds:
+            return self._shown
         self._broker.show_metrics()
-        return Answer(200, self._metrics.text(), PROMETHEUS)
+        self._shown = Answer(200, self._metrics.text(), PROMETHEUS)
+        self._shown_until_seconds = now + SHOWN_SECONDS
+        return self._shown
 
     async def _openapi(self, _call: Call) -> Answer:
         return Answer(200, openapi.text().encode())

@@ -6,7 +6,6 @@ Imported only where it is asked for: on one machine none of it costs memory.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,6 @@ from zeus_runtime.protocol import ErrorCode
 
 SHARING_SECONDS = 1.0
 TIDY_SECONDS = 30.0
-STORE_TIMEOUT_SECONDS = 2.0
 REPORTS_FOLDER = "reports"
 ENERGY_FILE = "energy-by-pod.json"
 
@@ -133,9 +131,8 @@ class ClusterSide:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):  # a disk that hangs must not hold up the end
-            async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
-                await self._energy_file.store(self._energy)
+        await self._energy_file.store(self._energy)
+        self._energy_file.close()
         await self._tokens.close()
         await self._resources.close()
         await self._api.close()

@@ -17,7 +17,7 @@ from zeus_agent.durable import DurableLimits
 from zeus_agent.energy_totals import EnergyMeter
 from zeus_agent.energy_writer import EnergyWriter
 from zeus_agent.fleet import Fleet
-from zeus_agent.gpu import Gpu
+from zeus_agent.gpu import Gpu, GpuUnavailable
 from zeus_agent.inheritance import Inheritance
 from zeus_agent.journal import Journal
 from zeus_agent.leases import LeaseMachine
@@ -28,7 +28,8 @@ from zeus_agent.metrics import Metrics
 from zeus_agent.nvml import Identity, Library, NvmlFailure, Reading
 from zeus_agent.policy import Policy
 from zeus_agent.policy_file import PolicySource
-from zeus_agent.worker import WorkerTimeout
+from zeus_agent.refusals import refusal_for
+from zeus_agent.worker import Worker, WorkerTimeout
 from zeus_runtime.protocol import ErrorCode, GpuInfo
 
 logger = logging.getLogger("zeus_agent.keeper")
@@ -139,9 +140,13 @@ class Keeper(LimitEvents):
         """Return who owns a GPU's limit.
 
         Raises:
-            Refused: there is no such GPU here.
+            Refused: there is no such GPU here, or it has never answered yet.
         """
         controller = self._controllers.get(gpu_uuid)
+        if controller is None and gpu_uuid in self._fleet.gpus:
+            raise refusal_for(
+                GpuUnavailable(f"GPU {gpu_uuid}: {self._fleet.gpus[gpu_uuid].reason}")
+            )
         if controller is None:
             known = ", ".join(sorted(self._controllers)) or self.note
             raise Refused(ErrorCode.NOT_FOUND, f"no GPU {gpu_uuid!r} here ({known})", gpu=gpu_uuid)
@@ -387,10 +392,16 @@ class Keeper(LimitEvents):
                 self._profiles.clear()
 
     async def _follow_policy_forever(self, source: PolicySource) -> None:
-        while True:
-            await self._sleep(POLICY_PERIOD_SECONDS)
-            # In a thread: a large file takes longer to understand than a limit may wait.
-            self._follow_policy(source, is_new=await asyncio.to_thread(source.refresh))
+        # In a thread: a large file takes longer to understand than a limit may wait.  Not in one
+        # of asyncio's own, for which the end of the program would wait if the disk hangs.
+        worker = Worker("policy")
+        try:
+            while True:
+                await self._sleep(POLICY_PERIOD_SECONDS)
+                is_new = await worker.call(source.refresh, math.inf)
+                self._follow_policy(source, is_new=is_new)
+        finally:
+            worker.stop()
 
     def _follow_policy(self, source: PolicySource, *, is_new: bool) -> None:
         if source.problem != self._policy_problem:

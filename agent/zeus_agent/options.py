@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from zeus_agent.callers import ServiceCaller
 from zeus_agent.metrics import agent_version
@@ -120,7 +121,10 @@ def _add_cluster(serve: argparse.ArgumentParser) -> None:
         help="ServiceAccount of the operator, which may read reports",
     )
     cluster.add_argument(
-        "--kube-api", metavar="URL", help="the API server; default: the one of the pod it runs in"
+        "--kube-api",
+        type=_url,
+        metavar="URL",
+        help="the API server; default: the one of the pod it runs in",
     )
     cluster.add_argument(
         "--kube-token-file", type=Path, metavar="FILE", help="with --kube-api: our own token"
@@ -135,6 +139,13 @@ def _positive(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError("expected a number of seconds above 0")
     return value
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise argparse.ArgumentTypeError("expected a URL, e.g. https://10.0.0.1:6443")
+    return text
 
 
 def _account(text: str) -> ServiceCaller:

@@ -162,7 +162,8 @@ class Server:
     ) -> None:
         """Log a refusal, unless the same caller has just been refused the same."""
         who = _names_of(caller, connection)
-        key = (tuple(who.values()), refused.code)
+        # A user may have any number of processes: which of them it was tells nothing apart.
+        key = (tuple(value for name, value in who.items() if name != "pid"), refused.code)
         now = self._clock()
         if now - self._told.get(key, -QUIET_SECONDS) < QUIET_SECONDS:
             return

@@ -69,7 +69,7 @@ class Certificates:
             context.load_cert_chain(self._certificate, self._key, password=_no_password)
             expiry = expires_at(self._certificate.read_text(errors="replace"))
         except (OSError, ValueError) as error:  # SSLError is an OSError
-            self._refused(f"{self._certificate} and {self._key} can't be used: {error}")
+            self._refused(f"{self._certificate} and {self._key} can't be used: {_explained(error)}")
         else:
             self.context, self.expires_at, self.reason = context, expiry, ""
             note(
@@ -106,7 +106,7 @@ class Certificates:
         try:
             stats = [path.stat() for path in (self._certificate, self._key)]
         except OSError as error:
-            self._refused(f"{error.filename}: {error.strerror}")
+            self._refused(f"{error.filename}: {error.strerror}; it is read as soon as it is there")
             self._seen = None
             return None
         return tuple((s.st_dev, s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)
@@ -125,6 +125,15 @@ def show_expiry(certificates: Certificates, registry: CollectorRegistry) -> None
         "When the certificate in use expires, seconds since 1970; 0: there is none",
         registry=registry,
     ).set_function(lambda: certificates.expires_at or 0.0)
+
+
+def _explained(error: OSError | ValueError) -> str:
+    """Return what is wrong with the files, for whoever has to mend them."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not that of the certificate; give the two that were made together"
+    return f"expected a certificate and a private key in PEM ({error.reason or error.strerror})"
 
 
 def _date(wall_seconds: float) -> str:

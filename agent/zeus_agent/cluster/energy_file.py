@@ -13,10 +13,12 @@ from typing import Any
 from zeus_agent.cluster.energy_by_pod import EnergyByPod, PodLabels, Totals
 from zeus_agent.journal import write_file
 from zeus_agent.logs import note
+from zeus_agent.worker import Worker, WorkerTimeout
 
 logger = logging.getLogger("zeus_agent.cluster.energy_file")
 
 WRITE_PERIOD_SECONDS = 10.0
+WRITE_TIMEOUT_SECONDS = 2.0
 _FORMAT = 1
 
 
@@ -34,6 +36,7 @@ class EnergyFile:
         self._path = path
         self._sleep = sleep
         self._is_failing = False
+        self._worker: Worker | None = None
 
     def load(self) -> Totals:
         """Return what an earlier agent has stored; none if that can't be read, which is logged."""
@@ -65,8 +68,8 @@ class EnergyFile:
         """
         totals = energy.totals()
         try:
-            await asyncio.to_thread(self._write, _document(totals))
-        except OSError as error:
+            await self._write(_document(totals))
+        except (OSError, WorkerTimeout) as error:
             if not self._is_failing:
                 note(
                     logger,
@@ -80,8 +83,20 @@ class EnergyFile:
             self._is_failing = False
         energy.show(totals)
 
-    def _write(self, document: str) -> None:
-        write_file(self._path, document.encode(), durable=False)
+    def close(self) -> None:
+        """End the thread."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    async def _write(self, document: str) -> None:
+        # Not asyncio's own threads: the end of the program would wait for a disk that hangs.
+        if self._worker is None:
+            self._worker = Worker("energy of pods")
+        data = document.encode()
+        await self._worker.call(
+            lambda: write_file(self._path, data, durable=False), WRITE_TIMEOUT_SECONDS
+        )
 
 
 def _document(totals: Totals) -> str:

@@ -14,7 +14,13 @@ def create_namespace(cluster: ControlPlane, name: str) -> None:
     with contextlib.closing(cluster.api()) as api:
         api.post("/api/v1/namespaces", {"metadata": {"name": name}})
         account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        eventually(lambda: api.find(account) is not None, f"the service account of {name}")
+        eventually(
+            lambda: api.find(account) is not None,
+            f"the service account of {name}",
+            # After a test that took the API server away, its controllers wait up to half a minute
+            # between tries to list and to watch again.
+            deadline_seconds=180.0,
+        )
 
 
 def remove_namespace(cluster: ControlPlane, name: str) -> None:

@@ -18,8 +18,6 @@ from tests.support.eventually import eventually
 from zeus_runtime.agent_client import AgentClient, AgentError, AgentUnavailable
 from zeus_runtime.protocol import ErrorCode, Result, SessionRequest
 
-BOUND = SessionRequest(job="team/job", ttl_seconds=600.0, ends_with_connection=True)
-
 
 @pytest.fixture
 def node(unharmed_node: ClusterNode) -> ClusterNode:
@@ -129,9 +127,14 @@ def test_every_operation_on_another_pods_session_finds_none(
     client = victim.client()
     client.open_session("run", SessionRequest())
     client.set_power_limit("run", theirs, 150.0)
-    path = f"/v1/sessions/run{rest}".replace("THEIRS", theirs).replace("MINE", mine)
-    status, answer = node.ask(method, path, attacker.token, body)
-    assert (status, answer["code"]) == (404, ErrorCode.NOT_FOUND)
+    rest = rest.replace("THEIRS", theirs).replace("MINE", mine)
+    answers = [
+        node.ask(method, f"/v1/sessions/{name}{rest}", attacker.token, body)
+        for name in ("run", "never-opened")
+    ]
+    codes = [(status, answer["code"]) for status, answer in answers]
+    assert codes[0] == codes[1]
+    assert codes[0] in ((404, ErrorCode.NOT_FOUND), (403, ErrorCode.NOT_OWNER))
     assert (node.limit(theirs), node.limit(mine)) == (150.0, ADMIN_CAP_WATTS)
     assert client.session("run") is not None
 

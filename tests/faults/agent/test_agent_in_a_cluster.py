@@ -7,6 +7,7 @@ server and a kubelet that a test can switch), simulated GPUs.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -93,6 +94,18 @@ def test_a_namespace_that_the_policy_does_not_allow_is_refused(node: ClusterNode
     client.open_session("run", SessionRequest())
     assert refusal(client.set_power_limit, "run", uuid, 150.0) == (403, ErrorCode.POLICY_DENIED)
     assert node.limit(uuid) == ADMIN_CAP_WATTS
+
+
+def test_a_pod_whose_gpu_nvml_does_not_show_is_not_told_which_there_are(node: ClusterNode) -> None:
+    node.start_agent()
+    missing = "GPU-00000000-0000-4000-8000-000000000000"
+    client = node.pod("train", missing).client()
+    client.open_session("run", SessionRequest())
+    with pytest.raises(AgentError) as refused:
+        client.set_power_limit("run", missing, 150.0)
+    assert (refused.value.status, refused.value.code) == (404, ErrorCode.NOT_FOUND)
+    assert missing in refused.value.message
+    assert not any(uuid in refused.value.message for uuid in node.uuids)
 
 
 def test_an_unreadable_policy_is_no_start(node: ClusterNode) -> None:
@@ -246,6 +259,23 @@ def test_an_agent_whose_sockets_folder_is_gone_still_puts_limits_back(node: Clus
     assert "socket not removed" in node.log()
 
 
+def test_a_disk_that_hangs_does_not_hold_up_the_end(node: ClusterNode) -> None:
+    policy = node.folder / "policy.yaml"
+    policy.write_text("version: 1\n")
+    node.start_agent("--policy", str(policy))
+    uuid = node.uuids[0]
+    client = node.pod("train", uuid).client()
+    client.open_session("run", SessionRequest(ttl_seconds=600.0))
+    client.set_power_limit("run", uuid, 150.0)
+    # To open a FIFO that nobody has at its other end takes for ever, as to open a file on a server
+    # that is away does.
+    os.mkfifo(node.state_dir / "energy-by-pod.json.tmp")
+    policy.unlink()
+    os.mkfifo(policy)
+    assert node.stop_agent() == 0
+    assert node.limit(uuid) == ADMIN_CAP_WATTS
+
+
 # ---- TLS ----------------------------------------------------------------------
 
 
@@ -342,7 +372,7 @@ def test_probes_and_prometheus_need_no_token_and_get_nothing_else(node: ClusterN
     for path in ("/v1/node", "/v1/reports", "/v1/leases"):
         assert node.probe(path)[0] == 404
     client.close_session("run")
-    assert "zeus_agent_run_epochs{" not in node.probe("/metrics")[1].decode()
+    eventually(lambda: "zeus_agent_run_epochs{" not in node.shown(), "its series end")
 
 
 def test_a_node_that_should_have_gpus_and_shows_none_is_not_ready(node: ClusterNode) -> None:

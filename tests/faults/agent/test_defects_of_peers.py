@@ -10,7 +10,8 @@ zeusd
   `test_one_callers_burst_on_a_slow_driver_is_done_by_its_newest_wish`; timed in benchmarks/agent;
 * the log names no caller: `test_agent_refusals`,
   `test_the_log_names_the_caller_in_few_short_lines`;
-* a token's scope is a group of calls, not a GPU: `test_attacker_matrix`, `test_another_pods_gpu`;
+* a token's scope is a group of calls, not a GPU: `test_agent_attackers`,
+  `test_another_pods_gpu_is_refused_as_one_that_does_not_exist`;
 * an expired token is accepted for up to a minute: tests/unit/agent/cluster,
   test_token_authentication, `test_an_expired_token_is_refused_unasked`.
 

@@ -373,7 +373,9 @@ def test_gpus_that_appear_later_are_found(machine: Machine) -> None:
     client = machine.client()
     assert client.node().gpus == ()
     (machine.folder / "away").rename(gpus)
-    eventually(lambda: len(client.node().gpus) == 2, "the GPUs are found")
+    eventually(
+        lambda: [g.healthy for g in client.node().gpus] == [True, True], "the GPUs are found"
+    )
     client.open_session("a", SessionRequest())
     assert client.set_power_limit("a", machine.uuids[0], 150.0).applied_watts == 150.0
 

@@ -51,7 +51,7 @@ def test_a_gpu_that_comes_after_the_agents_start_beside_others_is_found(machine:
     client = opened(machine)
     assert {g.uuid for g in client.node().gpus} == {machine.uuids[0]}
     machine.simulator.clear_fault(late)
-    eventually(lambda: len(client.node().gpus) == 2, "it is found")
+    eventually(lambda: [g.healthy for g in client.node().gpus] == [True, True], "it is found")
     assert client.set_power_limit("a", late, 150.0).applied_watts == 150.0
 
 

@@ -261,10 +261,13 @@ async def test_a_policy_is_read_where_no_limit_waits_for_it(site: Site) -> None:
 
 
 @scenario
-async def test_no_energy_is_shown_before_the_counter_was_read(site: Site) -> None:
+async def test_a_gpu_that_never_answered_is_out_and_no_energy_of_it_is_shown(site: Site) -> None:
     site.board.failing_looks = 1_000_000
     keeper = site.keeper()
     await keeper.start()
+    with pytest.raises(Refused) as refused:
+        keeper.controller(GPU)
+    assert refused.value.code is ErrorCode.GPU_LOST, "it is there, and mute"
     keeper.show_metrics(0)
     assert b"zeus_agent_gpu_energy_joules_total{" not in site.metrics.text()
     site.board.failing_looks = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -11,14 +12,14 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.async_scenario import Clock, scenario
-from zeus_agent import options
+from zeus_agent import options, peers
 from zeus_agent.answers import Answer
 from zeus_agent.api import Api, Call
 from zeus_agent.authenticators import UnixPeers
@@ -34,6 +35,7 @@ from zeus_agent.openings import OPENINGS_BURST
 from zeus_agent.operations import OPERATIONS
 from zeus_agent.readiness import Readiness, gpus_expected
 from zeus_agent.server import QUIET_SECONDS, Server
+from zeus_agent.sessions import Owner
 from zeus_runtime.protocol import ErrorCode
 
 TRAIN = PodCaller("team", "train", "uid-1", "trainer")
@@ -59,6 +61,7 @@ class Anybody:
 class Lab:
     server: Server
     api: Api
+    broker: Broker
     metrics: Metrics
     clock: Clock
     anybody: Anybody
@@ -91,13 +94,14 @@ async def lab(*, as_pods: bool = True) -> AsyncIterator[Lab]:
             Clock(),
             Anybody(),
         )
-        api = Api(Broker(journal, metrics, clock=clock), metrics, Readiness())
+        broker = Broker(journal, metrics, clock=clock)
+        api = Api(broker, metrics, Readiness(), clock=clock)
         server = Server(api, OPERATIONS, anybody if as_pods else UnixPeers(), metrics, clock)
         connections = Connections(server, clock)
         listener = Listener(listen_unix(folder / "s", shared=False), connections)
         serving = asyncio.create_task(listener.serve())
         try:
-            yield Lab(server, api, metrics, clock, anybody, folder / "s")
+            yield Lab(server, api, broker, metrics, clock, anybody, folder / "s")
         finally:
             await listener.close()
             await asyncio.gather(serving, return_exceptions=True)
@@ -166,6 +170,43 @@ async def test_a_caller_that_is_refused_again_and_again_does_not_fill_the_log(
 
 
 @scenario
+async def test_processes_without_end_of_a_user_that_may_not_call_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = itertools.count(1000)
+    stranger = lambda _socket: peers.Credentials(next(pids), 65534, 65534)  # noqa: E731
+    monkeypatch.setattr(peers, "credentials", stranger)
+    async with lab(as_pods=False) as at:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(20):
+                assert (await at.ask("GET", "/v1/leases"))[0] == 403
+        assert len(caplog.records) == 1
+
+
+@scenario
+async def test_probes_without_end_have_the_metrics_made_once_a_second() -> None:
+    async with lab() as at:
+        made = []
+        text = at.metrics.text
+
+        def count() -> bytes:
+            made.append(1)
+            return text()
+
+        at.metrics.text = count  # type: ignore[method-assign]
+        handler = at.api.handlers["metrics"]
+        request = Call(None, None, None, {})  # type: ignore[arg-type]
+        for _ in range(50):
+            assert (await handler(request)).status == 200
+        assert len(made) == 1
+        at.clock.advance(1.0)
+        await handler(request)
+        assert len(made) == 2
+        await handler(replace(request, caller=Owner(1, 1, 0)))
+        assert len(made) == 3, "who is known gets what is now"
+
+
+@scenario
 async def test_refusals_of_pods_are_passed_on() -> None:
     async with lab() as at:
         told: list[tuple[PodCaller, ErrorCode]] = []
@@ -197,6 +238,17 @@ async def test_a_pod_that_opens_and_closes_in_a_loop_neither_fills_the_log_nor_s
         at.anybody.who = TRAIN
         at.clock.advance(body["details"]["retry_after_seconds"])
         assert (await at.ask("PUT", "/v1/sessions/a"))[0] == 200, "as it was told"
+
+
+@scenario
+async def test_what_another_pod_called_a_session_that_has_just_ended_is_not_told() -> None:
+    async with lab() as at:
+        raw = Refused(ErrorCode.GPU_LEASED, "~uid-2/secret holds it", holder="~uid-2/secret")
+        told = at.broker._as_told(raw, TRAIN)
+        assert told.code is ErrorCode.GPU_LEASED
+        assert "secret" not in f"{told.message} {told.details}"
+        assert "uid-2" not in f"{told.message} {told.details}"
+        assert at.broker._as_told(raw, Owner(1, 1, 0)) is raw, "who administers the node may know"
 
 
 @scenario
@@ -262,6 +314,7 @@ CLUSTER = ["--listen", ":1", "--tls-cert", "c", "--tls-key", "k", "--node-name",
         ),
         ([*CLUSTER, "--pod-resources", "d", "--kube-token-file", "f"], "only with --kube-api"),
         ([*CLUSTER, "--pod-resources", "d", "--kube-ca-file", "f"], "only with --kube-api"),
+        ([*CLUSTER, "--pod-resources", "d", "--kube-api", "10.0.0.1:6443"], "expected a URL"),
         (["--tls-cert", "c", "--socket", "s"], "--listen"),
         (CLUSTER, "--pod-resources"),
         (["--listen", ":1"], "--tls-cert"),

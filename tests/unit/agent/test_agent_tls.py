@@ -60,9 +60,17 @@ def test_a_secret_that_the_kubelet_has_swapped_is_seen(tmp_path: Path) -> None:
     assert certificates.context is not first
 
 
-@pytest.mark.parametrize("damage", ["no file", "half a file", "another key", "no PEM"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("no file", "tls.key: No such file"),
+        ("half a file", "in PEM"),
+        ("another key", "not that of the certificate"),
+        ("no PEM", "in PEM"),
+    ],
+)
 def test_a_certificate_that_can_not_be_used_leaves_the_one_before(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificates = put(tmp_path, certificate_for(AUTHORITY))
     certificates.refresh()
@@ -80,7 +88,7 @@ def test_a_certificate_that_can_not_be_used_leaves_the_one_before(
         for _ in range(3):
             assert not certificates.refresh()
     assert certificates.context is before
-    assert certificates.reason
+    assert said in certificates.reason
     assert len(caplog.records) == 1, "it is said once"
     put(tmp_path, certificate_for(AUTHORITY))
     assert certificates.refresh()

@@ -157,7 +157,7 @@ def told(
     return story
 
 
-HOURLY = {"schedule": "0 * * * *"}
+HOURLY: dict[str, Any] = {"schedule": "0 * * * *"}
 BERLIN_NIGHTLY = {"schedule": "30 2 * * *", "timeZone": "Europe/Berlin"}
 BERLIN_HOURLY = {"schedule": "0 * * * *", "timeZone": "Europe/Berlin"}
 
@@ -368,9 +368,9 @@ def test_the_store_remembers_the_ticks_of_a_clock_that_jumps_as_these_stories_do
 ) -> None:
     """The rule of the last tick is the store's; `Story` repeats it."""
     first, *rest = (moment(f"2026-03-{each.strip()}") for each in looks.split(","))
-    job = apply(
-        store, now=first - timedelta(minutes=30), concurrencyPolicy=ALLOW, schedule="0 * * * *"
-    )
+    created = first - timedelta(minutes=30)
+    story = Story(created, ALLOW, None, **HOURLY)
+    job = apply(store, now=created, concurrencyPolicy=ALLOW, **HOURLY)
     spec = JobPlanSpec.from_document(job.spec)
     started: list[str] = []
     for now in (first, *rest):
@@ -379,10 +379,10 @@ def test_the_store_remembers_the_ticks_of_a_clock_that_jumps_as_these_stories_do
             if isinstance(action, CreateRecurrence):
                 store.create_recurrence(action, now)
                 started.append(f"started {action.scheduled_time:%d %H:%M}")
+        story.look(now)
+        assert store.facts(job.id).last_scheduled_time == story.last_scheduled_time
 
-    assert started == expected
-    story = told(looks, ALLOW, None, idle=False, **HOURLY)
-    assert story.last_scheduled_time == store.facts(job.id).last_scheduled_time
+    assert started == expected == story.said
 
 
 def test_a_clock_that_was_ahead_is_said_once() -> None:

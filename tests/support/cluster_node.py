@@ -116,6 +116,9 @@ class ClusterNode(Machine):
         self.pods: list[Pod] = []
         self.url = ""
         self.probes = ""
+        self.asks_from = (
+            "127.0.0.1"  # as each pod has, those who attack have addresses of their own
+        )
         self._ports = {"listen": "0", "address": "0"}  # an agent started again keeps them
 
     @property
@@ -210,7 +213,13 @@ class ClusterNode(Machine):
         """Return a connection over TLS."""
         context = ssl.create_default_context(cadata=self.ca)
         port = int(self.url.rpartition(":")[2])
-        return http.client.HTTPSConnection(SERVER_NAME, port, timeout=60, context=context)
+        return http.client.HTTPSConnection(
+            SERVER_NAME,
+            port,
+            timeout=60,
+            context=context,
+            source_address=(self.asks_from, 0),
+        )
 
     def ask(
         self,
@@ -242,9 +251,18 @@ class ClusterNode(Machine):
         super().close()
         self.run(self.kubelet.stop())
         self.run(self.api.go_away())
+        self.run(self._end_what_hangs())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    @staticmethod
+    async def _end_what_hangs() -> None:
+        """End the answers that a test has let hang."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     @staticmethod
     async def _make(kind: Any) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from tests.support.api_server_double import Fault
 from tests.support.cluster_node import ClusterNode, cluster_node, fresh
 from tests.support.eventually import eventually
 from zeus_runtime.protocol import SessionRequest
+
+_hosts = itertools.count(1)
+"""What attackers spend of the reviews that one address is granted is nobody else's."""
 
 
 @contextlib.contextmanager
@@ -53,6 +57,7 @@ def attacked_node() -> Iterator[ClusterNode]:
 def unharmed_node(attacked_node: ClusterNode) -> Iterator[ClusterNode]:
     """The same; after the attack nothing is changed or kept, and an honest pod is served."""
     node = attacked_node
+    node.asks_from = f"127.0.1.{next(_hosts)}"
     yield node
     node.api.review_fault = Fault.NONE
     _end_pods(node)

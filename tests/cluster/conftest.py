@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,10 @@ def make_operator(
     """
     allow_lease(cluster, namespace)
     made: list[OperatorProcess] = []
+    began = datetime.now(UTC)
 
     def make(*, database_url: str = database, **settings: Any) -> OperatorProcess:
-        chosen = {"watch_namespaces": namespace, **settings}
+        chosen = {"watch_namespaces": namespace, "clock_since": began, **settings}
         operator = OperatorProcess(tmp_path, service_account, database_url, namespace, **chosen)
         made.append(operator)
         return operator

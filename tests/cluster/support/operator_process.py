@@ -10,11 +10,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.cluster.support.processes import end, spawn
-from tests.cluster.support.run_operator import AT_STEP, CLOCK_AHEAD, CLOCK_SPEED
+from tests.cluster.support.run_operator import AT_STEP, CLOCK_AHEAD, CLOCK_BEGIN, CLOCK_SPEED
 from tests.support.eventually import eventually
 from zeus_operator.executors.checkpoints import ClusterCheckpoint
 
@@ -32,6 +32,7 @@ class OperatorProcess:
         database_url: of the store.
         lease_namespace: where its Lease is.
         clock_speed: so much faster than the real one its clock runs.
+        clock_since: when it was right; None: at the start of the process.
         settings: further ZEUS_OPERATOR_ variables, by the rest of their name in lower case.
     """
 
@@ -42,6 +43,7 @@ class OperatorProcess:
         database_url: str,
         lease_namespace: str,
         clock_speed: float = 1.0,
+        clock_since: datetime | None = None,
         **settings: str,
     ) -> None:
         self.name = f"operator-{next(_numbers)}"
@@ -68,6 +70,8 @@ class OperatorProcess:
             CLOCK_AHEAD: str(self._clock_ahead),
             **{f"ZEUS_OPERATOR_{name.upper()}": value for name, value in settings.items()},
         }
+        if clock_since is not None:
+            self._environment[CLOCK_BEGIN] = clock_since.isoformat()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(

@@ -26,6 +26,7 @@ from zeus_operator.settings import load_settings
 AT_STEP = "ZEUS_TEST_AT_STEP"
 CLOCK_SPEED = "ZEUS_TEST_CLOCK_SPEED"
 CLOCK_AHEAD = "ZEUS_TEST_CLOCK_AHEAD"
+CLOCK_BEGIN = "ZEUS_TEST_CLOCK_BEGIN"
 """Names a file that holds by how many seconds the clock is ahead at the moment."""
 
 
@@ -46,13 +47,14 @@ def hook_of(text: str | None) -> ClusterCheckpointHook:
     return hook
 
 
-def clock_of(speed: float, ahead: str | None) -> Callable[[], datetime]:
+def clock_of(speed: float, ahead: str | None, since: str | None) -> Callable[[], datetime]:
     """Return a clock so much faster than the real one: a minute of a schedule is short.
 
     Args:
         ahead: path of a file with the seconds by which it is ahead, now.
+        since: when it was right, so that one operator goes on from the time of the one before.
     """
-    begin = utc_now()
+    begin = utc_now() if since is None else datetime.fromisoformat(since)
 
     def clock() -> datetime:
         jump = float(Path(ahead).read_text()) if ahead else 0.0
@@ -68,7 +70,11 @@ def main() -> None:
     operator = Operator(
         settings,
         lambda: load_configuration(kubeconfig),
-        clock=clock_of(float(os.environ.get(CLOCK_SPEED, "1")), os.environ.get(CLOCK_AHEAD)),
+        clock=clock_of(
+            float(os.environ.get(CLOCK_SPEED, "1")),
+            os.environ.get(CLOCK_AHEAD),
+            os.environ.get(CLOCK_BEGIN),
+        ),
         checkpoint=hook_of(os.environ.get(AT_STEP)),
     )
     code = run(settings, kubeconfig, operator)

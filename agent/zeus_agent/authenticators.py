@@ -55,7 +55,7 @@ class UnixPeers:
         request: Request,  # noqa: ARG002 -- what a process says of itself does not count
         connection: Connection,
         *,
-        for_renewal: bool,  # noqa: ARG002
+        for_renewal: bool,  # noqa: ARG002 -- a process is known by its connection, old or new
     ) -> Owner:
         """Return the process that connected; looked up once a connection.
 

@@ -40,7 +40,7 @@ may have by now."""
 MigParents = Callable[[], Awaitable[Mapping[str, str]]]
 
 
-class OwnershipUnavailable(Exception):  # noqa: N818
+class OwnershipUnavailable(Exception):  # noqa: N818 -- a fact about who is asked
     """Nobody can say now whose a GPU is; the same request may work later."""
 
 

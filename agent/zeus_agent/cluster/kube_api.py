@@ -45,7 +45,7 @@ MERGE_PATCH = "application/merge-patch+json"
 _GONE = 410
 
 
-class ApiUnavailable(Exception):  # noqa: N818
+class ApiUnavailable(Exception):  # noqa: N818 -- a fact about who is asked
     """The API server has not answered, or is too busy to; the same request may work later.
 
     Attributes:
@@ -57,7 +57,7 @@ class ApiUnavailable(Exception):  # noqa: N818
         self.is_unreachable = is_unreachable
 
 
-class ApiRefused(Exception):  # noqa: N818
+class ApiRefused(Exception):  # noqa: N818 -- a fact about who is asked
     """The API server said no.
 
     Attributes:

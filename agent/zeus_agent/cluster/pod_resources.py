@@ -32,7 +32,7 @@ _OPTIONS = (
 )
 
 
-class KubeletUnavailable(Exception):  # noqa: N818
+class KubeletUnavailable(Exception):  # noqa: N818 -- a fact about who is asked
     """The kubelet has not answered; the text says where and why."""
 
 

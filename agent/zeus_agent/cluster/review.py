@@ -39,7 +39,7 @@ class Reason(enum.StrEnum):
     POD_GONE = "pod_gone"
 
 
-class Unauthenticated(Exception):  # noqa: N818
+class Unauthenticated(Exception):  # noqa: N818 -- an answer to the caller
     """The token does not prove who calls.  The text is for the caller and holds no token."""
 
     def __init__(self, reason: Reason, message: str) -> None:

@@ -55,7 +55,7 @@ Caller = PodCaller | ServiceCaller
 V = TypeVar("V")
 
 
-class ReviewUnavailable(Exception):  # noqa: N818
+class ReviewUnavailable(Exception):  # noqa: N818 -- a fact about who is asked
     """Nobody can say now whose the token is; the same request may work later."""
 
     def __init__(self, message: str, retry_after_seconds: float = PROBE_SECONDS) -> None:

@@ -59,6 +59,7 @@ class Api:
                 context.load_cert_chain(both.name)
         self._pool = urllib3.PoolManager(maxsize=pool_size, ssl_context=context, retries=False)
         self._watches: set[urllib3.BaseHTTPResponse] = set()
+        self._interrupted: set[urllib3.BaseHTTPResponse] = set()
         self._watches_lock = threading.Lock()
 
     def close(self) -> None:
@@ -119,12 +120,17 @@ class Api:
             try:
                 rest = b""
                 for chunk in response.stream(None):
+                    if response in self._interrupted:
+                        # Shutting an SSLSocket down takes its TLS away: what was read meanwhile may
+                        # be ciphertext.
+                        raise ApiFailure(0, "", "the watch was interrupted")
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
                         yield json.loads(line)
             finally:
                 with self._watches_lock:
                     self._watches.discard(response)
+                    self._interrupted.discard(response)
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ApiFailure(0, "", f"the watch broke: {error}") from error
@@ -133,6 +139,7 @@ class Api:
         """End all watches that other threads wait in."""
         with self._watches_lock:
             for response in self._watches:
+                self._interrupted.add(response)
                 with contextlib.suppress(OSError, ValueError):  # it has just ended by itself
                     response.shutdown()
 

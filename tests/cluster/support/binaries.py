@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 MODULES = Path(__file__).parents[1] / "binaries"
@@ -65,15 +66,40 @@ def find_binaries(environ: Mapping[str, str] = os.environ) -> Binaries:
         raise BinariesUnavailable(
             f"ZEUS_TEST_KUBERNETES={minor} is not known here; one of: {known}"
         )
-    cache = Path(environ.get("ZEUS_TEST_BINARIES") or _default_cache(environ))
-    etcd = _built(MODULES / "etcd", ETCD_PROGRAMS, _ldflags(None), cache)
-    kubernetes = _built(module, KUBERNETES_PROGRAMS, _ldflags(kubernetes_version(module)), cache)
+    etcd = build_programs(MODULES / "etcd", ETCD_PROGRAMS, environ=environ)
+    kubernetes = build_programs(
+        module, KUBERNETES_PROGRAMS, kubernetes_version(module), environ=environ
+    )
     return Binaries(
         etcd=etcd / "etcd",
         kube_apiserver=kubernetes / "kube-apiserver",
         kube_controller_manager=kubernetes / "kube-controller-manager",
         kubectl=kubernetes / "kubectl",
     )
+
+
+def build_programs(
+    module: Path,
+    programs: Mapping[str, str],
+    version: str | None = None,
+    *,
+    tags: str = "",
+    environ: Mapping[str, str] = os.environ,
+) -> Path:
+    """Return a folder with `programs` of the Go module in `module`, built unless it was before.
+
+    Args:
+        module: folder of a go.mod and a go.sum that lock everything.
+        programs: import path of each program, by the name that it gets.
+        version: what a program of Kubernetes says its version is.
+        tags: build tags, separated by commas.
+
+    Raises:
+        BinariesUnavailable: there is no Go toolchain, or the build fails.
+    """
+    cache = Path(environ.get("ZEUS_TEST_BINARIES") or _default_cache(environ))
+    flags = {"-ldflags": _ldflags(version), **({"-tags": tags} if tags else {})}
+    return _built(module, programs, flags, cache)
 
 
 def kubernetes_version(module: Path) -> str:
@@ -105,13 +131,15 @@ def _ldflags(version: str | None) -> str:
     return f"-s -w{named}"
 
 
-def _built(module: Path, programs: Mapping[str, str], ldflags: str, cache: Path) -> Path:
+def _built(
+    module: Path, programs: Mapping[str, str], flags: Mapping[str, str], cache: Path
+) -> Path:
     """Return the folder that holds `programs`; its name tells all that goes into them."""
     contents = hashlib.sha256()
     for part in (
         (module / "go.mod").read_bytes(),
         (module / "go.sum").read_bytes(),
-        ldflags.encode(),
+        *(value.encode() for value in flags.values()),
         *(path.encode() for path in programs.values()),
     ):
         contents.update(len(part).to_bytes(8, "big") + part)
@@ -121,11 +149,13 @@ def _built(module: Path, programs: Mapping[str, str], ldflags: str, cache: Path)
     cache.mkdir(parents=True, exist_ok=True)
     with _exclusive(cache / f"{module.name}.lock"):
         if not folder.is_dir():  # another process may have built it meanwhile
-            _build(module, programs, ldflags, folder)
+            _build(module, programs, flags, folder)
     return folder
 
 
-def _build(module: Path, programs: Mapping[str, str], ldflags: str, folder: Path) -> None:
+def _build(
+    module: Path, programs: Mapping[str, str], flags: Mapping[str, str], folder: Path
+) -> None:
     go = shutil.which("go")
     if go is None:
         raise BinariesUnavailable(
@@ -142,7 +172,7 @@ def _build(module: Path, programs: Mapping[str, str], ldflags: str, folder: Path
         output.mkdir()
         build = subprocess.run(
             [
-                *(go, "build", "-mod=readonly", "-trimpath", "-ldflags", ldflags),
+                *(go, "build", "-mod=readonly", "-trimpath", *chain(*flags.items())),
                 *("-o", f"{output}/", *programs.values()),
             ],
             cwd=copy,

@@ -5,11 +5,15 @@
 Ends with one line of JSON: for each epoch the batches, as [labels, power limit in watts].
 `{"at": 64, "do": "oom"}` does something else with the first batch of 64 samples after
 the first epoch.
+
+Every size is worth its time here, whatever else keeps the machine busy; when it is not is the
+matter of pure tests.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -19,9 +23,11 @@ import pynvml
 import torch
 from torch.utils.data import IterableDataset, SubsetRandomSampler, TensorDataset
 
-from zeus_runtime import ZeusDataLoader
+from zeus_runtime import ZeusDataLoader, sweep
 
 SAMPLES = 8000
+
+sweep.WINDOW_SHARE = sweep.GIVE_UP_SHARE = math.inf
 
 
 class OutOfMemoryError(RuntimeError):

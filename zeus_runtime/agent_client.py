@@ -8,6 +8,7 @@ training step never waits for the agent.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -284,6 +285,7 @@ def _report_body(result: Result) -> Dict[str, Any]:
     return body
 
 
+@functools.lru_cache(maxsize=64)  # of few sessions and GPUs, asked for again and again
 def _path(session: str, *rest: str) -> str:
     return "/".join(["/sessions", *(quote(part, safe="") for part in (session, *rest))])
 

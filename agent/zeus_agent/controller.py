@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -46,6 +47,7 @@ PROFILING_SECONDS = 5.0
 """A lease whose limit has changed within this time is taken to be profiling."""
 
 _DECISIONS = 3  # on what is found, where it is another limit each time when it is to be replaced
+_WORKS_AT_ONCE = 4
 _WORTH_A_LINE_SECONDS = 8.0  # of back-off: the first failure is told, and then these
 
 
@@ -185,7 +187,9 @@ class Controller:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        while True:
+        for number in itertools.count(1):
+            if number % _WORKS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a quick device keeps nothing waiting, the loop neither
             self._wake.clear()
             work = self.machine.next_work(self._clock())
             if isinstance(work, Apply):

@@ -112,11 +112,13 @@ class RequestReader:
 
     def __init__(self) -> None:
         self._waiting = bytearray()
+        self._known: tuple[bytes, Head] | None = None  # the last head, as it came and as parsed
         self._begin()
 
     def _begin(self) -> None:
-        self._parsed = _Parsed()
-        self._parser = HttpRequestParser(self._parsed)
+        self._raw_head: bytes | None = None  # where it came in one piece
+        self._parsed: _Parsed | None = None  # made when something comes: many ask but once
+        self._parser: HttpRequestParser | None = None
         self._head: Head | None = None
         self._head_bytes = 0  # that the parser has had
         self._body_bytes = 0  # likewise, with the lines between chunks
@@ -137,7 +139,7 @@ class RequestReader:
         """Whether a head has come whose body has not, as far as `next_request` has looked."""
         return self._head is not None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take what has come."""
         self._waiting += data
 
@@ -152,13 +154,37 @@ class RequestReader:
         Raises:
             BadHttp: it is none.
         """
+        if not self._head_bytes and (repeated := self._repeated()) is not None:
+            return repeated
         while self._waiting:
-            self._parse(self._next_piece())
-            if self._head is not None and self._parsed.is_whole:
-                request = Request(self._head, bytes(self._parsed.body))
+            is_first, piece = not self._head_bytes, self._next_piece()
+            parsed = self._parse(piece)
+            if is_first and self._head is not None:
+                self._raw_head = piece
+            if self._head is not None and parsed.is_whole:
+                request = Request(self._head, bytes(parsed.body))
+                if self._raw_head is not None and _says_all(self._head):
+                    self._known = self._raw_head, self._head
                 self._begin()
                 return request
         return None
+
+    def _repeated(self) -> Request | None:
+        """Return a request that is all here and whose head is, byte for byte, the last one again.
+
+        The same bytes mean the same: to parse them anew takes as long as to do what is asked.
+        """
+        if self._known is None:
+            return None
+        raw, head = self._known
+        body_bytes = head.body_bytes or 0
+        end = len(raw) + body_bytes
+        waiting = self._waiting
+        if len(waiting) < end or not waiting.startswith(raw):
+            return None
+        body = bytes(waiting[len(raw) : end])
+        del waiting[:end]
+        return Request(head, body)
 
     def _next_piece(self) -> bytes:
         """Take bytes that reach at most to the end of the request.
@@ -178,13 +204,16 @@ class RequestReader:
         del waiting[:size]
         return piece
 
-    def _parse(self, piece: bytes) -> None:
-        """Have the parser go on.
+    def _parse(self, piece: bytes) -> _Parsed:
+        """Have the parser go on, and return what it has told so far.
 
         Raises:
             BadHttp: this is not HTTP/1.1, or more than is served.
         """
-        parsed = self._parsed
+        parsed, parser = self._parsed, self._parser
+        if parsed is None or parser is None:
+            parsed = self._parsed = _Parsed()
+            parser = self._parser = HttpRequestParser(parsed)
         if self._head is None:
             self._head_bytes += len(piece)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -192,7 +221,7 @@ class RequestReader:
         else:
             self._body_bytes += len(piece)
         try:
-            self._parser.feed_data(piece)
+            parser.feed_data(piece)
         except HttpParserUpgrade:
             pass  # another protocol is offered, which a server need not take
         except HttpParserError as error:
@@ -203,10 +232,16 @@ class RequestReader:
             if parsed.headers:
                 raise BadHttp(400, "the body has trailers")
         elif parsed.has_head:
-            self._head = head = _head(parsed, self._parser)
+            self._head = head = _head(parsed, parser)
             if parsed.is_whole and head.body_bytes != 0:  # the parser skips it at an upgrade
                 raise BadHttp(400, "a request for another protocol has a body")
             self._continue_due = head.expects_continue
+        return parsed
+
+
+def _says_all(head: Head) -> bool:
+    """Whether a request with this head is the head and so many bytes, and no more is to be said."""
+    return head.body_bytes is not None and not head.expects_continue
 
 
 def _head(parsed: _Parsed, parser: HttpRequestParser) -> Head:

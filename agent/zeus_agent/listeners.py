@@ -26,6 +26,7 @@ BACKLOG = 1024
 HANDSHAKE_SECONDS = 5.0
 GOODBYE_SECONDS = 2.0  # for the peer's half of the end of TLS
 MAX_HANDSHAKES = 128
+ACCEPTED_AT_ONCE = 32  # without TLS: a millisecond of work
 TLS_RECORD_BYTES = 16 * 1024
 PAUSE_SECONDS = 0.1  # when the system has no room for another connection
 QUIET_SECONDS = 60.0
@@ -60,6 +61,8 @@ class Listener:
         self._serving: asyncio.Task[Any] | None = None
         self._greetings: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._quiet_until = 0.0
+        # A handshake takes a hundred times as long as a connection without.
+        self._at_once = ACCEPTED_AT_ONCE if certificates is None else 1
         listening.setblocking(False)
 
     async def serve(self) -> None:
@@ -73,20 +76,40 @@ class Listener:
         while True:
             try:
                 accepted, _ = await loop.sock_accept(self._listening)
+                self._admit(accepted)
+                self._admit_those_who_wait()
             except OSError as error:
                 if error.errno in _BROKEN:
                     raise
                 await self._wait_for_room(error)
                 continue
-            if len(self._greetings) >= MAX_HANDSHAKES:
-                oldest = next(iter(self._greetings))
-                del self._greetings[oldest]  # now, not when it has ended: another takes its place
-                oldest.cancel()
-            task = loop.create_task(self._greet(accepted))
-            self._greetings[task] = None
-            task.add_done_callback(functools.partial(self._greeted, accepted))
             # While callers wait in the backlog, `sock_accept` does not give way to anything else.
             await asyncio.sleep(0)
+
+    def _admit_those_who_wait(self) -> None:
+        """Accept some more at once, but not so many that those who are here notice.
+
+        Callers wait in the backlog in one line; only here can they be told apart.
+
+        Raises:
+            OSError: see `serve`.
+        """
+        for _ in range(self._at_once - 1):
+            try:
+                accepted, _ = self._listening.accept()
+            except BlockingIOError:
+                return
+            accepted.setblocking(False)
+            self._admit(accepted)
+
+    def _admit(self, accepted: socket.socket) -> None:
+        if len(self._greetings) >= MAX_HANDSHAKES:
+            oldest = next(iter(self._greetings))
+            del self._greetings[oldest]  # now, not when it has ended: another takes its place
+            oldest.cancel()
+        task = asyncio.get_running_loop().create_task(self._greet(accepted))
+        self._greetings[task] = None
+        task.add_done_callback(functools.partial(self._greeted, accepted))
 
     async def close(self) -> None:
         """Accept nobody any more; connections stay."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 
 from zeus_agent.patient_lines import PatientLines
 
 _FIELDS = "zeus_fields"
+_ODD = re.compile(r'[ "=]')
 
 
 def note(logger: logging.Logger, level: int, message: str, **fields: object) -> None:
     """Log `message` with `fields`; fields that are None or "" are left out."""
     if logger.isEnabledFor(level):
+        # As `Logger.log` does, at half its price: each limit that is set is a line.
+        record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
         kept = {name: value for name, value in fields.items() if value not in (None, "")}
-        logger.log(level, message, extra={_FIELDS: kept})
+        setattr(record, _FIELDS, kept)
+        logger.handle(record)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -27,8 +33,13 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(int(record.created * 1000.0), 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 class TextFormatter(logging.Formatter):
@@ -57,7 +68,7 @@ class JsonFormatter(logging.Formatter):
 
 def _plain(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    is_plain = text.isprintable() and not any(c in ' "=' for c in text)
+    is_plain = text.isprintable() and _ODD.search(text) is None
     # A caller chooses session and job names: quoting keeps them from forging fields or lines.
     return text if text and is_plain else json.dumps(text)
 

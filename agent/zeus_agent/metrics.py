@@ -22,6 +22,9 @@ from zeus_runtime.protocol import ErrorCode
 
 _Metric = TypeVar("_Metric", Counter, Histogram)
 
+TIMED_OUT = "timeout"
+"""What stands for NVML's code where a call did not return in time."""
+
 _CALL_BUCKETS_SECONDS = (0.00001, 0.0001, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0)
 _BUCKETS_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 2.5)
 
@@ -190,7 +193,7 @@ class Metrics:
 
     def nvml_failed(self, gpu_uuid: str, error: NvmlFailure | WorkerTimeout) -> None:
         """Count a failed call to the driver."""
-        code = str(error.code) if isinstance(error, NvmlFailure) else "timeout"
+        code = str(error.code) if isinstance(error, NvmlFailure) else TIMED_OUT
         self._nvml_errors.labels(gpu_uuid, code).inc()
 
     def nvml_called(self, name: str, seconds: float) -> None:
@@ -221,6 +224,7 @@ class Metrics:
             *(self._restores, self._restore_failures, self._foreign),
         ):
             counter.labels(gpu_uuid)
+        self._nvml_errors.labels(gpu_uuid, TIMED_OUT)  # the others are too many to show at zero
 
     def show_policy(self, *, is_valid: bool, dry_run: bool) -> None:
         """Show the state of the policy."""

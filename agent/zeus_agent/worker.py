@@ -5,6 +5,11 @@ not the device.
 
 Calls that somebody waits for go between the steps of those that only look, so that
 a look at a slow device delays a limit by one call to its driver at most.
+
+A device whose calls are over in less time than a turn of the event loop takes is waited for then
+and there, for a moment at most: while it works nobody else could use the interpreter anyway.  Two
+threads that both want it would hand it to and fro at each call to driver and disk, for longer
+than all of these take.
 """
 
 from __future__ import annotations
@@ -19,6 +24,12 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+QUICK_SECONDS = 0.0002
+"""A call that takes less is quick; the next one is likely to be."""
+
+MOMENT_SECONDS = 0.0005
+"""So long the event loop waits for a call that is likely to be quick; threads' switches count."""
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -55,11 +66,11 @@ class StepTimes:
 
 class _Job:
     __slots__ = (
-        *("cancelled", "first", "function", "future", "gives_way", "is_at_first", "is_left"),
-        *("started", "steps", "times"),
+        *("cancelled", "error", "ended", "first", "function", "future", "gives_way", "is_at_first"),
+        *("is_left", "is_told", "result", "started", "steps", "times"),
     )
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
+    def __init__(self) -> None:
         self.function: Callable[[], Any] | None = None  # either this
         self.steps: Generator[None, None, Any] | None = None  # or these
         self.first: Callable[[], None] | None = None
@@ -67,9 +78,13 @@ class _Job:
         self.is_left = False  # by the worker, whose thread is another one now
         self.times: StepTimes | None = None
         self.gives_way = False
-        self.future = future
         self.started = False
         self.cancelled = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.is_told = False  # guarded by the worker's lock: result and error are there
+        self.ended: threading.Lock | None = None  # likewise: the loop waits until it is let go
+        self.future: asyncio.Future[Any] | None = None  # likewise: or for this one
 
 
 class Worker:
@@ -78,9 +93,18 @@ class Worker:
     Args:
         name: of the thread.
         on_recovered: called on the event loop when a call that had timed out has ended.
+        quick_seconds: after a call that took less the next one is waited for.
+        moment_seconds: for so long, and no longer.
     """
 
-    def __init__(self, name: str, on_recovered: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        on_recovered: Callable[[], None] | None = None,
+        *,
+        quick_seconds: float = QUICK_SECONDS,
+        moment_seconds: float = MOMENT_SECONDS,
+    ) -> None:
         self._name = name
         self._on_recovered = on_recovered
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -88,6 +112,9 @@ class Worker:
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._overdue: _Job | None = None
+        self._quick_seconds = quick_seconds
+        self._moment_seconds = moment_seconds
+        self._is_quick = False
         self._start_thread()
 
     @property
@@ -104,6 +131,8 @@ class Worker:
     ) -> T:
         """Run `function` in the thread and return what it returns.
 
+        May return without having given way to other tasks: see `_ends_at_once`.
+
         Args:
             function: to run.
             timeout_seconds: longest time to its end.
@@ -115,7 +144,7 @@ class Worker:
                 never will; if it had, further calls are refused until it ends.
             LeftBehind: what comes first did not; further calls are taken.
         """
-        job = _Job(self._loop.create_future())
+        job = _Job()
         job.function, job.first = function, first
         return await self._answer(job, timeout_seconds)  # type: ignore[no-any-return]
 
@@ -140,14 +169,18 @@ class Worker:
             GaveWay: they were ended for a call.
             WorkerTimeout: as with `call`.
         """
-        job = _Job(self._loop.create_future())
+        job = _Job()
         job.steps, job.times, job.gives_way = steps, times, gives_way
         return await self._answer(job, timeout_seconds)  # type: ignore[no-any-return]
 
     async def _answer(self, job: _Job, timeout_seconds: float) -> Any:
         if self._overdue is not None:
             raise WorkerTimeout(f"{self._name}: an earlier call has not returned", started=False)
-        self._jobs.put(job)
+        if self._ends_at_once(job, timeout_seconds):
+            if job.error is not None:
+                raise job.error
+            return job.result
+        assert job.future is not None
         # A timer costs half of what asyncio.timeout and shield do, on the path of every limit.
         timer = self._loop.call_later(timeout_seconds, self._expire, job, timeout_seconds)
         try:
@@ -158,8 +191,30 @@ class Worker:
         finally:
             timer.cancel()
 
+    def _ends_at_once(self, job: _Job, timeout_seconds: float) -> bool:
+        """Hand a job to the thread; wait a moment for it if it is likely to end in that.
+
+        False: it has a future now, which is told.
+        """
+        is_look = job.steps is not None  # for which nobody is kept waiting
+        if is_look or not self._is_quick or timeout_seconds < self._moment_seconds:
+            job.future = self._loop.create_future()
+            self._jobs.put(job)
+            return False
+        ended = job.ended = threading.Lock()
+        ended.acquire()
+        self._jobs.put(job)
+        if ended.acquire(timeout=self._moment_seconds):
+            return True
+        with self._lock:
+            if job.is_told:
+                return True
+            self._is_quick = False
+            job.future = self._loop.create_future()
+        return False
+
     def _expire(self, job: _Job, timeout_seconds: float) -> None:
-        if job.future.done():
+        if job.future is None or job.future.done():
             return
         with self._lock:
             job.cancelled = True
@@ -200,10 +255,12 @@ class Worker:
                 return
             if job.steps is not None:
                 waiting.append(job)
-            elif not self._go_first(job):
+                continue
+            began = time.perf_counter()
+            if not self._go_first(job):
                 return  # another thread does what is to be done
-            else:
-                self._call(job)
+            self._call(job, began)
+            if waiting:
                 for begun in [each for each in waiting if each.gives_way]:
                     waiting.remove(begun)
                     self._tell(begun, None, GaveWay())
@@ -254,7 +311,7 @@ class Worker:
             job.is_at_first = False
             return not job.is_left
 
-    def _call(self, job: _Job) -> None:
+    def _call(self, job: _Job, began: float) -> None:
         job.started = True  # before cancelled is read: see `_step`
         result: Any = None
         error: Exception | None = None
@@ -263,19 +320,25 @@ class Worker:
                 result = job.function()
             except Exception as caught:  # handed to the caller, whatever it is
                 error = caught
+        self._is_quick = time.perf_counter() - began < self._quick_seconds
         self._tell(job, result, error)
 
     def _tell(self, job: _Job, result: Any, error: Exception | None) -> None:
+        with self._lock:
+            job.result, job.error, job.is_told = result, error, True
+            if job.future is None and job.ended is not None:
+                job.ended.release()
+                return
         # The loop may have ended while the call was hanging: then nobody waits any more.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._finish, job, result, error)
+            self._loop.call_soon_threadsafe(self._finish, job)
 
-    def _finish(self, job: _Job, result: Any, error: Exception | None) -> None:
-        if not job.future.done():
-            if error is None:
-                job.future.set_result(result)
+    def _finish(self, job: _Job) -> None:
+        if job.future is not None and not job.future.done():
+            if job.error is None:
+                job.future.set_result(job.result)
             else:
-                job.future.set_exception(error)
+                job.future.set_exception(job.error)
         if self._overdue is job:
             self._overdue = None
             if self._on_recovered is not None:

@@ -1,8 +1,9 @@
 """How long one caller's burst on a slow driver delays another caller.
 
-All of the burst is under way before the other caller asks, from another thread of the same process:
-a GPU's limit belongs to one process at a time, others are refused at once.  The device's limit is
-watched meanwhile: how often it changes tells how many calls the other one waited for.
+All of the burst is under way before the other caller asks.  For another GPU that is another
+process; for the same GPU another thread of the same one: a GPU's limit belongs to one process at a
+time, others are refused at once.  The device's limit is watched meanwhile: how often it changes
+tells how many calls the other one waited for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.agent import machines
 from benchmarks.agent.callers.burst import Request, ask
@@ -39,7 +41,7 @@ class Server:
     Args:
         socket: where it listens.
         gpu: the first of two GPUs of its own: the agent would yield to what zeusd sets.
-        before: requests that the burst's process makes first, given a GPU.
+        before: requests that a process makes first, given the GPU whose limit it will set.
         queue_limit: the request that sets a GPU's limit, in watts, not waiting for the driver where
             there is such a thing.
         set_limit: likewise, waiting.
@@ -57,12 +59,13 @@ def agent_server(where: Node, session: str) -> Server:
     uuids = where.simulator.uuids()
 
     def limit(gpu: int, watts: int) -> Request:
-        url = f"/v1/sessions/{session}/gpus/{uuids[gpu]}/power-limit"
+        url = f"/v1/sessions/{session}-{gpu}/gpus/{uuids[gpu]}/power-limit"
         return "PUT", url, json.dumps({"power_limit_watts": watts})
 
     def before(gpu: int) -> list[Request]:
         body = json.dumps({"job": "bench/burst", "ttl_seconds": 600})
-        return [("PUT", f"/v1/sessions/{session}", body), limit(gpu, machines.LOWEST_WATTS - 1)]
+        opened = "PUT", f"/v1/sessions/{session}-{gpu}", body
+        return [opened, limit(gpu, machines.LOWEST_WATTS - 1)]
 
     return Server(where.agent_socket, 0, before, limit, limit)
 
@@ -129,6 +132,52 @@ class Delay:
     calls: int
 
 
+@contextmanager
+def process(given: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """Yield a process of a caller."""
+    command = [sys.executable, "-m", "benchmarks.agent.callers.burst", json.dumps(given)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as caller:
+        yield caller
+
+
+def tell(caller: subprocess.Popen[str]) -> None:
+    """Let a caller that waits go on."""
+    assert caller.stdin is not None
+    caller.stdin.write("\n")
+    caller.stdin.flush()
+
+
+def heard(caller: subprocess.Popen[str], word: str) -> None:
+    """Wait until a caller has said a word.
+
+    Raises:
+        SystemExit: it says something else, or nothing any more.
+    """
+    line = _line(caller)
+    if line.strip() != word:
+        raise SystemExit(f"a caller said {line!r} in place of {word!r}")
+
+
+def last_line(caller: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what a caller says in the end.
+
+    Raises:
+        SystemExit: it has ended before.
+    """
+    line = _line(caller)
+    if not line:
+        raise SystemExit(f"a caller has ended with {caller.wait()}")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _line(caller: subprocess.Popen[str]) -> str:
+    assert caller.stdout is not None
+    return caller.stdout.readline()
+
+
 def delay_by_burst(where: Node, server: Server, other: int) -> Delay:
     """Return what another caller waits for amid a burst.
 
@@ -139,9 +188,10 @@ def delay_by_burst(where: Node, server: Server, other: int) -> Delay:
     """
     span = machines.HIGHEST_WATTS - machines.LOWEST_WATTS
     gpu = server.gpu + other
-    given = {
+    of_burst = {
         "socket": str(server.socket),
-        "before": [*server.before(server.gpu), *server.before(gpu)],
+        "before": server.before(server.gpu),
+        "waits": False,
         "requests": [
             server.queue_limit(server.gpu, machines.LOWEST_WATTS + number % span)
             for number in range(REQUESTS)
@@ -149,12 +199,16 @@ def delay_by_burst(where: Node, server: Server, other: int) -> Delay:
         "other": server.set_limit(gpu, OTHER_WATTS),
     }
     with watching(where, gpu) as watch:
-        said = subprocess.run(
-            [sys.executable, "-m", "benchmarks.agent.callers.burst", json.dumps(given)],
-            stdout=subprocess.PIPE,
-            check=True,
-        ).stdout
-    answer = json.loads(said)
+        if gpu == server.gpu:
+            with process(of_burst) as caller:
+                answer = last_line(caller)
+        else:
+            of_other = {**of_burst, "before": server.before(gpu), "waits": True, "requests": []}
+            with process(of_other) as stranger, process({**of_burst, "other": None}) as caller:
+                heard(stranger, "ready")
+                heard(caller, "sent")
+                tell(stranger)
+                answer = {**last_line(stranger), **last_line(caller)}
     if set(answer["statuses"]) != {200}:
         raise SystemExit(f"{server.socket.name} answered the burst {set(answer['statuses'])}")
     return Delay(

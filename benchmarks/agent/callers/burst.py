@@ -1,16 +1,20 @@
-"""Sends many requests at once, each on a connection of its own, and one more from another thread.
+"""Sends many requests at once, each on a connection of its own, or one more amid them, or both.
 
 Its argument is a JSON object: the path of the `socket`, requests to make `before` (one by one), the
-`requests` of the burst, and the `other` one, which goes out when all of the burst has; each is a
-method, a URL and a body.  It prints one JSON object: the `statuses` of the burst, and of the other
-one `status` and when it `began` and `ended` (seconds of the monotonic clock).
+`requests` of the burst, and the `other` one, which goes out from another thread when all of the
+burst has; null: it is another process's, and `sent` is printed for it.  A request is a method, a
+URL and a body.  Where it `waits`, `ready` is printed and a line waited for after what comes before.
+In the end it prints one JSON object: the `statuses` of the burst, and of the other request when it
+`began` and `ended` (seconds of the monotonic clock).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
+from collections.abc import Sequence
 
 from benchmarks.agent.callers.raw import Connection
 from benchmarks.agent.callers.turns import arguments
@@ -69,11 +73,24 @@ async def main() -> None:
     path = given["socket"]
     for request in given["before"]:
         await ask(path, request)
+    if given["waits"]:
+        print("ready", flush=True)
+        sys.stdin.readline()
     sent = await asyncio.gather(*(send(path, each) for each in given["requests"]))
+    if given["other"] is None:
+        print("sent", flush=True)
+        print(json.dumps({"statuses": await answered(sent)}), flush=True)
+        return
     other = asyncio.to_thread(ask_from_a_thread, path, given["other"])
-    answers = asyncio.gather(*(status_of(*each) for each in sent))
-    timed, statuses = await asyncio.gather(other, answers)
+    timed, statuses = await asyncio.gather(other, answered(sent))
     print(json.dumps({**timed, "statuses": statuses}), flush=True)
+
+
+async def answered(
+    sent: Sequence[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
+) -> list[int]:
+    """Return the statuses of the burst."""
+    return await asyncio.gather(*(status_of(*each) for each in sent))
 
 
 if __name__ == "__main__":

@@ -226,6 +226,43 @@ def test_empty_lines_between_requests_are_skipped_and_another_protocol_is_not_ta
     assert [request.head.method for request in requests_in(b"".join(sent))] == ["PUT", "GET"]
 
 
+@given(st.lists(whole_requests(), min_size=1, max_size=3), st.data())
+def test_a_head_that_comes_again_means_the_same_again(
+    sent: list[bytes], data: st.DataObject
+) -> None:
+    order = data.draw(st.lists(st.sampled_from(sent), min_size=2, max_size=6), label="order")
+    one_by_one = [request for each in order for request in requests_in(each)]
+    assert requests_in(*order) == one_by_one
+    assert requests_in(b"".join(order)) == one_by_one
+
+
+def test_a_head_that_comes_again_has_a_body_of_its_own() -> None:
+    head = HEAD + b"Content-Length: 3\r\n\r\n"
+    sent = (head + b"abc", head + b"de", b"f", head + b"ghi" + head + b"jk", b"l")
+    assert [each.body for each in requests_in(*sent)] == [b"abc", b"def", b"ghi", b"jkl"]
+
+
+def test_a_head_that_is_longer_than_the_last_one_is_another_one() -> None:
+    first, second = HEAD + b"\r\n", HEAD + b"Content-Length: 1\r\n\r\nx"
+    assert [each.body for each in requests_in(first, first, second, first)] == [b"", b"", b"x", b""]
+
+
+def test_empty_lines_that_come_again_are_no_head() -> None:
+    lines = b"\r\n\r\n"
+    sent = (lines + SMUGGLED, lines + SMUGGLED, lines, HEAD + b"\r\n")
+    assert [request.head.method for request in requests_in(*sent)] == ["GET", "GET", "PUT"]
+
+
+def test_a_peer_that_waits_for_leave_gets_it_with_each_head_that_asks() -> None:
+    reader = RequestReader()
+    for _ in range(3):
+        reader.feed(HEAD + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+        assert reader.next_request() is None
+        assert reader.take_continue()
+        reader.feed(b"x")
+        assert reader.next_request() is not None
+
+
 def test_a_pause_is_honest_only_between_requests() -> None:
     reader = RequestReader()
     assert reader.is_between_requests

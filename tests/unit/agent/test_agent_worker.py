@@ -260,3 +260,85 @@ def test_a_look_that_gives_way_ends_with_the_call_that_comes() -> None:
         worker.stop()
 
     asyncio.run(scenario())
+
+
+def _quick_worker() -> Worker:
+    """Return one whose calls are all quick, and are waited for as long as it takes."""
+    return Worker("w", quick_seconds=PATIENCE_SECONDS, moment_seconds=PATIENCE_SECONDS / 2)
+
+
+def test_after_a_quick_call_the_next_one_is_waited_for_before_anything_else_runs() -> None:
+    async def scenario() -> None:
+        between: list[str] = []
+        worker = _quick_worker()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(between.append, "the first")
+        await worker.call(lambda: 1, PATIENCE_SECONDS)
+        assert between == ["the first"], "nothing is known of the device yet"
+        loop.call_soon(between.append, "the second")
+        assert await worker.call(lambda: 2, PATIENCE_SECONDS) == 2
+        with pytest.raises(ZeroDivisionError):
+            await worker.call(lambda: 1 // 0, PATIENCE_SECONDS)
+        assert between == ["the first"]
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_is_quick_no_more_holds_the_loop_up_for_a_moment_at_most() -> None:
+    async def scenario() -> None:
+        release = threading.Event()
+        worker = Worker("w", quick_seconds=PATIENCE_SECONDS, moment_seconds=AT_ONCE_SECONDS)
+        await worker.call(lambda: 1, PATIENCE_SECONDS)
+        asyncio.get_running_loop().call_soon(release.set)
+        assert await worker.call(lambda: release.wait(PATIENCE_SECONDS), PATIENCE_SECONDS)
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_hangs_after_quick_ones_counts_as_hanging() -> None:
+    async def scenario() -> None:
+        recovered, release = asyncio.Event(), threading.Event()
+        worker = Worker(
+            "w", recovered.set, quick_seconds=PATIENCE_SECONDS, moment_seconds=AT_ONCE_SECONDS
+        )
+        await worker.call(lambda: 1, PATIENCE_SECONDS)
+        await _hung(worker, release)
+        assert worker.is_hung
+        release.set()
+        await asyncio.wait_for(recovered.wait(), PATIENCE_SECONDS)
+        assert await worker.call(lambda: 2, PATIENCE_SECONDS) == 2
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_after_a_slow_call_the_loop_does_not_wait() -> None:
+    async def scenario() -> None:
+        release = threading.Event()
+        worker = Worker("w", quick_seconds=0.0, moment_seconds=PATIENCE_SECONDS / 2)
+        await worker.call(lambda: 1, PATIENCE_SECONDS)
+        asyncio.get_running_loop().call_soon(release.set)
+        await worker.call(lambda: 2, PATIENCE_SECONDS)
+        assert release.is_set(), "the loop went round for the answer"
+        worker.stop()
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_never_waits_for_a_look() -> None:
+    async def scenario() -> None:
+        release = threading.Event()
+
+        def look() -> Steps[bool]:
+            yield
+            return release.wait(PATIENCE_SECONDS / 6)
+
+        worker = _quick_worker()
+        await worker.call(lambda: 1, PATIENCE_SECONDS)
+        asyncio.get_running_loop().call_soon(release.set)
+        assert await worker.call_in_steps(look(), PATIENCE_SECONDS)
+        worker.stop()
+
+    asyncio.run(scenario())

@@ -23,6 +23,7 @@ from zeus_agent.sessions import Owner
 _SO_PEERPIDFD = 77  # asm-generic/socket.h; not in Python 3.11's socket module
 _UCRED = struct.Struct("3i")
 _PROC = Path("/proc")
+_STAT_BYTES = 4096  # 52 numbers and a name of 64 bytes at most
 
 
 class PeerGone(Exception):  # noqa: N818 -- a fact about the peer
@@ -52,7 +53,12 @@ def start_ticks(pid: int, proc: Path = _PROC) -> int:
         PeerGone: there is no such process, or it is hidden.
     """
     try:
-        stat = (proc / str(pid) / "stat").read_bytes()
+        # Without a file object: each new connection pays for this.
+        descriptor = os.open(f"{proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stat = os.read(descriptor, _STAT_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise PeerGone(f"process {pid} can't be seen: {error.strerror}") from error
     # The name, in parentheses, may contain anything; the fields after it are fixed.

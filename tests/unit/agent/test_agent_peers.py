@@ -58,22 +58,27 @@ def test_a_process_that_has_ended_is_not_identified(tmp_path: Path) -> None:
     connection.close()
 
 
-class ReusedPid(type(Path())):  # type: ignore[misc]  # the concrete class of this platform
-    """A /proc in which the process changes its start time between two looks."""
-
-    looks = 0
-
-    def read_bytes(self) -> bytes:
-        ReusedPid.looks += 1
-        fields = ["0"] * 50
-        fields[19] = str(ReusedPid.looks)
-        return f"1 (a ) b) {' '.join(fields)}".encode()
-
-
-def test_a_pid_that_is_reused_between_the_looks_is_refused() -> None:
+def test_a_pid_that_is_reused_between_the_looks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     credentials = peers.Credentials(os.getpid(), os.getuid(), os.getgid())
+    stat = tmp_path / str(credentials.pid) / "stat"
+    stat.parent.mkdir()
+    fields = ["0"] * 50
+
+    def start_at(ticks: int) -> None:
+        fields[19] = str(ticks)
+        stat.write_text(f"1 (a ) b) {' '.join(fields)}")
+
+    def opened_too_late(pid: int) -> int:
+        start_at(2)
+        return pidfd_open(pid)
+
+    pidfd_open = os.pidfd_open
+    monkeypatch.setattr(os, "pidfd_open", opened_too_late)
+    start_at(1)
     with pytest.raises(peers.PeerGone, match="another process"):
-        peers.open_by_pid(credentials, ReusedPid("/proc"))
+        peers.open_by_pid(credentials, tmp_path)
 
 
 def test_without_the_kernels_pidfd_the_process_is_known_by_pid_and_start_time() -> None:

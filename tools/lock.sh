@@ -17,4 +17,7 @@ compile requirements/bootstrap.txt requirements/bootstrap.in
 compile requirements/operator.txt pyproject.toml --extra operator
 compile requirements/agent.txt pyproject.toml --extra agent
 compile requirements/dev.txt pyproject.toml --extra dev
+compile requirements/runtime.txt pyproject.toml  # what every installation has
+compile requirements/images.txt requirements/images.in
+compile requirements/example.txt requirements/example.in --no-deps
 compile requirements/peers.txt requirements/peers.in

@@ -29,13 +29,17 @@ SPLIT_SEED = 0  # the split is part of the data: the same in every run
 def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
     """Return 1,797 images of 8 x 8 pixels in [0, 1], shape (1797, 64), and their labels.
 
-    The file is read from scikit-learn's folder without importing scikit-learn, which
-    would take longer than the training.
+    The file lies beside this script, as in the example's image, or else in scikit-learn's
+    folder. It is read without importing scikit-learn, which would take longer than the training.
     """
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise SystemExit("this example takes its data from scikit-learn: pip install scikit-learn")
-    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    path = Path(__file__).with_name("digits.csv.gz")
+    if not path.exists():
+        package = importlib.util.find_spec("sklearn")
+        if package is None or package.origin is None:
+            raise SystemExit(
+                "this example takes its data from scikit-learn: pip install scikit-learn"
+            )
+        path = Path(package.origin).parent / "datasets" / "data" / path.name
     with gzip.open(path, "rt") as lines:
         rows = [[float(value) for value in line.split(",")] for line in lines]
     table = torch.tensor(rows)

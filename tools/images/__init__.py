@@ -1,0 +1,1 @@
+"""Builds the project's container images without a registry or a daemon."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 from kubernetes.client import Configuration
@@ -86,6 +86,8 @@ class Watches:
                 registry=self._registry(),
                 settings=_settings(),
                 standalone=True,  # our Lease decides who leads, not kopf's peering
+                # Its own asks for a user's name, which a random uid (OpenShift) does not have.
+                identity=cast(Any, "zeus-operator"),  # a NewType that kopf keeps to itself
                 clusterwide=not self._namespaces,
                 namespaces=list(self._namespaces),
                 stop_flag=self._stop,

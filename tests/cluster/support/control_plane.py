@@ -2,6 +2,7 @@
 
 No scheduler and no kubelet: `SimulatedNode` plays both.  Tests see the API exactly as a cluster
 serves it, with RBAC, admission, garbage collection and the Job and CronJob controllers.
+`tests/full_cluster` gives it a network of its own, a scheduler and nodes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,10 @@ class ControlPlane:
         directory: of its own; keys, logs and etcd's data are kept in it.
         api_server_flags, controller_manager_flags: more command-line flags, e.g.
             `("--kube-api-qps=500", "--kube-api-burst=1000")`.
+        address: where the API server listens; this process must reach it.
+        service_range: of the Services' addresses.
+        enter: command that each process is started by, e.g. `nsenter --net=...` if `address` is
+            one of another network namespace.
     """
 
     def __init__(
@@ -62,11 +68,17 @@ class ControlPlane:
         *,
         api_server_flags: Sequence[str] = (),
         controller_manager_flags: Sequence[str] = (),
+        address: str = "127.0.0.1",
+        service_range: str = "10.96.0.0/16",
+        enter: Sequence[str | Path] = (),
     ) -> None:
         self.directory = directory
         self._binaries = binaries
         self._api_server_flags = tuple(api_server_flags)
         self._controller_manager_flags = tuple(controller_manager_flags)
+        self._address = address
+        self._service_range = service_range
+        self._enter = tuple(enter)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: list[int] = []
         self._authority: Authority | None = None
@@ -104,7 +116,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End all processes.  What is under `directory` stays, logs included."""
-        for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
+        for name in reversed(list(self._processes)):
             self._end(name, kill=True)
 
     def __enter__(self) -> ControlPlane:
@@ -127,15 +139,15 @@ class ControlPlane:
             "kube-apiserver",
             self._binaries.kube_apiserver,
             f"--etcd-servers={self._etcd_url}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self._address}",
+            f"--advertise-address={self._address}",
             "--endpoint-reconciler-type=none",  # would refuse an address of the loopback
             f"--secure-port={self._api_port}",
             f"--tls-cert-file={self._serving[0]}",
             f"--tls-private-key-file={self._serving[1]}",
             f"--client-ca-file={authority.certificate}",
             "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--service-cluster-ip-range={self._service_range}",
             f"--service-account-issuer={ISSUER}",
             f"--service-account-key-file={authority.service_account_key}",
             f"--service-account-signing-key-file={authority.service_account_key}",
@@ -165,7 +177,12 @@ class ControlPlane:
     @property
     def url(self) -> str:
         """Address of the API server."""
-        return f"https://127.0.0.1:{self._api_port}"
+        return f"https://{self._address}:{self._api_port}"
+
+    @property
+    def authority(self) -> Authority:
+        """What signs the cluster's certificates."""
+        return self._need_authority()
 
     def api(self) -> Api:
         """Return a client with an administrator's rights."""
@@ -215,6 +232,25 @@ class ControlPlane:
         self._write_kubeconfig(path, {"token": answer["status"]["token"]}, namespace)
         return path
 
+    def kubeconfig_of(self, name: str, subject: str, alternative_names: str = "") -> Path:
+        """Return a kubeconfig of whom a fresh certificate names.
+
+        Args:
+            name: of its files.
+            subject: e.g. "/O=system:nodes/CN=system:node:a".
+            alternative_names: as `Authority.sign` takes them.
+        """
+        certificate, key = self._need_authority().sign(name, subject, alternative_names)
+        path = self.directory / f"{name}.kubeconfig"
+        self._write_kubeconfig(
+            path,
+            {
+                "client-certificate-data": base64_of(certificate),
+                "client-key-data": base64_of(key),
+            },
+        )
+        return path
+
     def log(self, name: str, lines: int = 40) -> str:
         """Return the end of the log of `etcd`, `kube-apiserver` or `kube-controller-manager`."""
         try:
@@ -247,7 +283,9 @@ class ControlPlane:
         self._serving = self._authority.sign(
             "apiserver",
             "/CN=kube-apiserver",
-            "IP:127.0.0.1,IP:10.96.0.1,DNS:localhost,DNS:kubernetes.default.svc",
+            f"IP:127.0.0.1,IP:{self._address},IP:{ip_network(self._service_range)[1]},DNS:localhost,"
+            "DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,"
+            "DNS:kubernetes.default.svc.cluster.local",
         )
         certificate, key = self._authority.sign("admin", "/O=system:masters/CN=admin")
         self._admin = {
@@ -304,7 +342,8 @@ class ControlPlane:
 
     def _launch(self, name: str, program: Path, *flags: str) -> None:
         assert name not in self._processes, f"{name} runs already"
-        self._processes[name] = spawn([program, *flags], self._log(name), cwd=self.directory)
+        command = [*self._enter, program, *flags]
+        self._processes[name] = spawn(command, self._log(name), cwd=self.directory)
 
     def _end(self, name: str, *, kill: bool) -> None:
         process = self._processes.pop(name, None)

@@ -26,6 +26,7 @@ from zeus_operator.alarms import Alarms
 from zeus_operator.executors.checkpoints import ClusterCheckpointHook, no_cluster_checkpoint
 from zeus_operator.executors.kubernetes import KubernetesExecutor
 from zeus_operator.health import HealthServer, Ping, Vitals, WorkerState
+from zeus_operator.history.projector import HistoryProjector
 from zeus_operator.intake import Intake
 from zeus_operator.kube import KubeClient, KubeError, load_configuration
 from zeus_operator.leader import LeaderElector, LeadershipLost
@@ -90,7 +91,7 @@ class Operator:
         lease = KubeLease(lease_client, settings.lease_namespace, settings.lease_name)
         self._elector = LeaderElector(Candidate(lease, settings.identity, times), times)
         self._client = KubeClient(configuration(), pool_size=settings.workers + 4)
-        engine = open_engine(settings.database_url, pool_size=settings.workers + 2)
+        engine = open_engine(settings.database_url, pool_size=settings.workers + 3)
         self._store = Store(engine, database=Database(engine, pauses_seconds=_STORE_PAUSES_SECONDS))
         self._world = World()
         self._queue: WorkQueue[Key] = WorkQueue()
@@ -142,13 +143,26 @@ class Operator:
             agents.result_of,
             self._checkpoint,
         )
+        projector = HistoryProjector(
+            store,
+            self._client,
+            self._clock,
+            self._elector.check,
+            lambda: self._queue.depth > self._settings.workers,
+        )
         reconciler = Reconciler(
             store,
             self._world,
             Intake(store, self._client, self._clock, self._checkpoint),
             executor,
             StatusWriter(
-                store, self._client, self._metrics, self._clock, agents.shown, self._checkpoint
+                store,
+                self._client,
+                self._metrics,
+                self._clock,
+                agents.shown,
+                self._checkpoint,
+                projector,
             ),
             self._clock,
             self._checkpoint,
@@ -180,9 +194,10 @@ class Operator:
             self._watches.start()
             await self._wait_for_first_list(self._watches)
             self._workers.start()
+            projector.start()
             await self._oversee(self._workers, self._watches, resync)
         finally:
-            stops = (self._workers.stop, self._watches.stop)
+            stops = (self._workers.stop, self._watches.stop, projector.stop)
             await asyncio.gather(*map(asyncio.to_thread, stops))
             await asyncio.to_thread(agents.stop)
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from zeus_operator.job_series import JobKey, JobSeries, families
+
+__all__ = ["JOBS_SHOWN", "REASONS", "JobKey", "JobMetrics", "JobSeries", "Metrics"]
 
 JOBS_SHOWN = 20_000
 
@@ -32,37 +35,7 @@ REASONS = frozenset(
 """Why a reconcile may fail, as a label."""
 
 _BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_JOB = ("namespace", "job")
 _log = logging.getLogger(__name__)
-
-JobKey = tuple[str, str]
-"""Namespace and name of a ZeusJob."""
-
-
-@dataclass(frozen=True)
-class JobSeries:
-    """One job's sums, as the store has them.
-
-    Attributes:
-        decisions: number of decisions by policy.
-        attempts: number of ended attempts by outcome.
-        recurrences: number of recurrences by state.
-        energy_joules: of all its runs.
-        time_seconds: of all its runs.
-        saved_ratios: fraction saved of "cost", "energy" and "time" against the default; what is
-            not known is left out.
-        batch_size: last decided; None: none yet.
-        converged: whether the batch size is settled; None: not known.
-    """
-
-    decisions: Mapping[str, int] = field(default_factory=dict)
-    attempts: Mapping[str, int] = field(default_factory=dict)
-    recurrences: Mapping[str, int] = field(default_factory=dict)
-    energy_joules: float = 0.0
-    time_seconds: float = 0.0
-    saved_ratios: Mapping[str, float] = field(default_factory=dict)
-    batch_size: int | None = None
-    converged: bool | None = None
 
 
 class JobMetrics(Collector):
@@ -106,8 +79,7 @@ class JobMetrics(Collector):
         with self._lock:
             jobs = list(self._jobs.items())
             left_out = len(self._left_out)
-        yield from _counters(jobs)
-        yield from _gauges(jobs)
+        yield from families(jobs)
         yield GaugeMetricFamily(
             "zeus_operator_jobs_without_series",
             "Jobs that are not shown here because there are more than the bound",
@@ -205,45 +177,3 @@ class Metrics:
     def read_store(self, answers: Callable[[], bool]) -> None:
         """Take from this whether the store answers."""
         self._store.set_function(lambda: float(answers()))
-
-
-_Jobs = list[tuple[JobKey, JobSeries]]
-
-
-def _counters(jobs: _Jobs) -> Iterator[Metric]:
-    by_label: tuple[tuple[str, str, str, Callable[[JobSeries], Mapping[str, int]]], ...] = (
-        ("zeus_operator_decisions", "Decisions", "policy", lambda job: job.decisions),
-        ("zeus_operator_attempts", "Ended attempts", "outcome", lambda job: job.attempts),
-        ("zeus_operator_recurrences", "Recurrences", "state", lambda job: job.recurrences),
-    )
-    for name, text, label, counts_of in by_label:
-        family = CounterMetricFamily(name, text, labels=(*_JOB, label))
-        for key, job in jobs:
-            for value, count in counts_of(job).items():
-                family.add_metric((*key, value), count)
-        yield family
-    energy = CounterMetricFamily("zeus_job_energy_joules", "Energy of all runs", labels=_JOB)
-    seconds = CounterMetricFamily("zeus_job_time_seconds", "Time of all runs", labels=_JOB)
-    for key, job in jobs:
-        energy.add_metric(key, job.energy_joules)
-        seconds.add_metric(key, job.time_seconds)
-    yield energy
-    yield seconds
-
-
-def _gauges(jobs: _Jobs) -> Iterator[Metric]:
-    saved = GaugeMetricFamily(
-        "zeus_job_saved_ratio", "Fraction saved against the default", labels=(*_JOB, "of")
-    )
-    batch_size = GaugeMetricFamily("zeus_job_batch_size", "Batch size last decided", labels=_JOB)
-    converged = GaugeMetricFamily("zeus_job_converged", "1: the batch size is settled", labels=_JOB)
-    for key, job in jobs:
-        for of, ratio in job.saved_ratios.items():
-            saved.add_metric((*key, of), ratio)
-        if job.batch_size is not None:
-            batch_size.add_metric(key, job.batch_size)
-        if job.converged is not None:
-            converged.add_metric(key, float(job.converged))
-    yield saved
-    yield batch_size
-    yield converged

@@ -19,6 +19,11 @@ ANNOTATION_RUN = f"{GROUP}/run"
 ANNOTATION_RESUME = f"{GROUP}/resume"
 ANNOTATION_RESET = f"{GROUP}/reset"
 
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+
+ANNOTATION_HISTORY = f"{GROUP}/history-of"
+"""On the ConfigMap of a job's history: a digest of what it was made of."""
+
 LABEL_AGENT_ACCESS = f"{GROUP}/agent-access"
 """On a namespace, by its owner: its pods may know the agents' authority."""
 AGENT_ACCESS_ENABLED = "enabled"

@@ -7,12 +7,10 @@ already, so an idle cluster sees no request.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from zeus_operator import names
 from zeus_operator.actions import Wait
@@ -24,12 +22,16 @@ from zeus_operator.executors.checkpoints import (
     no_cluster_checkpoint,
 )
 from zeus_operator.executors.pods import ChildView
+from zeus_operator.history.document import VERSION as HISTORY_VERSION
+from zeus_operator.history.projector import HistoryProjector
 from zeus_operator.kube import AlreadyExists, KubeClient, KubeError, NotFound, Refused, path_of
 from zeus_operator.metrics import JobSeries, Metrics
 from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.recent import Recent
 from zeus_operator.records import JobFacts, JobRecord, RecurrenceRecord, RecurrenceState
 from zeus_operator.status.events import EventNote, event_manifest, events_of
 from zeus_operator.status.projection import HistorySummary, project, store_away, summarize
+from zeus_operator.status.series import series_of, with_status
 from zeus_operator.status.view import StatusView
 from zeus_operator.store.store import Store
 from zeus_operator.world import Key, ZeusJobObject
@@ -39,7 +41,6 @@ _EVENTS_REMEMBERED = 20_000
 _EVENT_AGE = timedelta(minutes=30)
 
 _log = logging.getLogger(__name__)
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -64,30 +65,6 @@ class Seen:
     awaited: Mapping[int, str] = field(default_factory=dict)
 
 
-class _Recent(Generic[V]):
-    """The last few values by key.  Thread-safe."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._values: OrderedDict[str, V] = OrderedDict()
-
-    def get(self, key: str) -> V | None:
-        with self._lock:
-            return self._values.get(key)
-
-    def put(self, key: str, value: V) -> None:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-
-    def drop(self, key: str) -> None:
-        with self._lock:
-            self._values.pop(key, None)
-
-
 @dataclass(frozen=True)
 class _History:
     """A summary and what it was made of: it changes only with what has ended."""
@@ -104,6 +81,7 @@ class StatusWriter:
         clock: gives the time, aware.
         progress: gives what is to be shown of a running pod, by its UID.
         checkpoint: called between two effects.
+        projector: of whole histories; None: nobody shows them.
     """
 
     def __init__(
@@ -114,6 +92,7 @@ class StatusWriter:
         clock: Callable[[], datetime],
         progress: Callable[[str], AgentReport | None],
         checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
+        projector: HistoryProjector | None = None,
     ) -> None:
         self._store = store
         self._client = client
@@ -122,9 +101,10 @@ class StatusWriter:
         self._checkpoint = checkpoint
         self._progress = progress
         # By uid: the status that we have written last, and its resourceVersion.
-        self._written: _Recent[tuple[dict[str, Any], str]] = _Recent(_REMEMBERED)
-        self._histories: _Recent[_History] = _Recent(_REMEMBERED)  # by uid
-        self._said: _Recent[bool] = _Recent(_EVENTS_REMEMBERED)  # names of Events
+        self._written: Recent[tuple[dict[str, Any], str]] = Recent(_REMEMBERED)
+        self._histories: Recent[_History] = Recent(_REMEMBERED)  # by uid
+        self._said: Recent[bool] = Recent(_EVENTS_REMEMBERED)  # names of Events
+        self._projector = projector
 
     def write(self, seen: Seen) -> None:
         """Project one ZeusJob.
@@ -132,7 +112,7 @@ class StatusWriter:
         Raises:
             KubeError: the status can't be written.
         """
-        history = self._history(seen.facts)
+        history, recurrences = self._history(seen.facts)
         spec = JobPlanSpec.from_document(seen.facts.job.spec)
         view = StatusView(
             generation=seen.zeusjob.generation,
@@ -154,8 +134,8 @@ class StatusWriter:
             awaited=seen.awaited,
         )
         status = self._project(seen.zeusjob, view)
-        series = replace(history.series, converged=_is_converged(status))
-        self._metrics.jobs.show(seen.zeusjob.key, series)
+        self._metrics.jobs.show(seen.zeusjob.key, with_status(history.series, status))
+        self._project_history(seen.facts, history.mark, recurrences)
 
     def invalid(
         self,
@@ -206,6 +186,8 @@ class StatusWriter:
         """Drop what is kept of a ZeusJob that is gone; its series disappear."""
         self._written.drop(job.uid)
         self._histories.drop(job.uid)
+        if self._projector is not None:
+            self._projector.forget(job.uid)
         self._metrics.jobs.remove(Key(job.namespace, job.name))
 
     # Status --------------------------------------------------------------------
@@ -277,8 +259,11 @@ class StatusWriter:
 
     # History -------------------------------------------------------------------
 
-    def _history(self, facts: JobFacts) -> _History:
-        """Return what the whole history sums up to, read anew only when something has ended."""
+    def _history(self, facts: JobFacts) -> tuple[_History, tuple[RecurrenceRecord, ...] | None]:
+        """Return what the whole history sums up to, read anew only when something has ended.
+
+        With it goes what was read, for whoever needs the same; None: nothing was.
+        """
         job = facts.job
         ended = [each for each in facts.recurrences if each.ended_at is not None]
         mark = (
@@ -292,46 +277,42 @@ class StatusWriter:
         )
         known = self._histories.get(job.uid)
         if known is not None and known.mark == mark:
-            return known
+            return known, None
         recurrences = self._store.history(job.id)
         summary = summarize(recurrences)
         made = _History(mark, summary, series_of(recurrences, summary))
         self._histories.put(job.uid, made)
-        return made
+        return made, recurrences
+
+    def _project_history(
+        self,
+        facts: JobFacts,
+        mark: tuple[Any, ...],
+        recurrences: tuple[RecurrenceRecord, ...] | None,
+    ) -> None:
+        """Let the history be shown, if it is another one.
+
+        Args:
+            mark: of what has ended.
+            recurrences: the whole history; None: it was not read in this reconcile.
+        """
+        if self._projector is None:
+            return
+        of_open = [
+            (each.id, *((attempt.id, attempt.state.value) for attempt in each.attempts))
+            for each in facts.recurrences
+            if each.state is RecurrenceState.OPEN
+        ]
+        # A reset may have left one that has to be emptied.
+        was_reset = names.ANNOTATION_RESET in facts.job.handled
+        self._projector.project(
+            facts.job,
+            repr((HISTORY_VERSION, mark, of_open)),
+            recurrences,
+            may_be_absent=not facts.last_ordinal and not was_reset,
+        )
 
 
 def _is_older(version: str, than: str) -> bool:
     """Whether one resourceVersion is before another; they are numbers of one counter."""
     return version.isdigit() and than.isdigit() and int(version) < int(than)
-
-
-def _is_converged(status: Mapping[str, Any]) -> bool:
-    return any(
-        each["type"] == "Converged" and each["status"] == "True"
-        for each in status.get("conditions") or ()
-    )
-
-
-def series_of(recurrences: tuple[RecurrenceRecord, ...], summary: HistorySummary) -> JobSeries:
-    """Return what Prometheus sees of a job: sums over its whole history."""
-    attempts = [attempt for each in recurrences for attempt in each.attempts]
-    ended = [attempt for attempt in attempts if attempt.outcome is not None]
-    savings = summary.savings.overall
-    ratios = {
-        of: saving.fraction
-        for of, saving in (
-            ("cost", savings.cost),
-            ("energy", savings.energy),
-            ("time", savings.time),
-        )
-        if saving is not None
-    }
-    return JobSeries(
-        decisions=Counter(attempt.decision.policy for attempt in attempts),
-        attempts=Counter(attempt.outcome.value for attempt in ended if attempt.outcome),
-        recurrences=Counter(each.state.value for each in recurrences),
-        energy_joules=sum(attempt.energy_joules or 0.0 for attempt in ended),
-        time_seconds=sum(attempt.time_seconds or 0.0 for attempt in ended),
-        saved_ratios=ratios,
-        batch_size=attempts[-1].decision.batch_size if attempts else None,
-    )

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.support.control_plane import ControlPlane
+from tests.cluster.support.kubectl_zeus import KubectlZeus
 from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob
 from tests.cluster.support.operator_process import OperatorProcess
 from tests.cluster.support.zeusjobs import ZeusJobs
 
-Zeus = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def zeus(cluster: ControlPlane, namespace: str) -> Zeus:
-    """Run the program and return exit code, output and errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        program = "from zeus_operator.cli.cluster import main; main()"
-        where = ("-n", namespace, "--kubeconfig", str(cluster.kubeconfig))
-        done = subprocess.run(
-            [sys.executable, "-c", program, arguments[0], *where, *arguments[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+def zeus(cluster: ControlPlane, namespace: str, tmp_path: Path) -> KubectlZeus:
+    """The plugin with an administrator's rights."""
+    return KubectlZeus(cluster.kubeconfig, namespace, tmp_path)
 
 
 def test_a_job_is_run_looked_at_suspended_and_reset(
-    zeus: Zeus,
+    zeus: KubectlZeus,
     zeusjobs: ZeusJobs,
     make_operator: Callable[..., OperatorProcess],
     make_node: Callable[..., SimulatedNode],
@@ -63,7 +49,7 @@ def test_a_job_is_run_looked_at_suspended_and_reset(
 
 
 def test_requests_made_while_no_operator_looks_are_all_kept(
-    zeus: Zeus,
+    zeus: KubectlZeus,
     zeusjobs: ZeusJobs,
     make_operator: Callable[..., OperatorProcess],
     make_node: Callable[..., SimulatedNode],
@@ -78,7 +64,9 @@ def test_requests_made_while_no_operator_looks_are_all_kept(
     zeusjobs.wait_for_runs("job", 3)
 
 
-def test_an_unknown_name_is_told_with_those_there_are(zeus: Zeus, zeusjobs: ZeusJobs) -> None:
+def test_an_unknown_name_is_told_with_those_there_are(
+    zeus: KubectlZeus, zeusjobs: ZeusJobs
+) -> None:
     zeusjobs.apply("digits")
 
     code, _, errors = zeus("run", "digit")
@@ -87,3 +75,24 @@ def test_an_unknown_name_is_told_with_those_there_are(zeus: Zeus, zeusjobs: Zeus
     assert errors.strip() == (
         f"there is no ZeusJob {zeusjobs.namespace}/digit; in this namespace: digits"
     )
+
+
+def test_status_shows_how_far_an_active_run_is(zeus: KubectlZeus, zeusjobs: ZeusJobs) -> None:
+    zeusjobs.apply("job")
+    run = {
+        "recurrence": 7,
+        "kind": "Learned",
+        "state": "Running",
+        "scheduledTime": "2026-03-02T12:00:00Z",
+        "attempt": 2,
+        "maxAttempts": 5,
+        "batchSize": 64,
+        "epochs": 12,
+        "energyJoules": 84_200,
+        "lastMetric": "0.81",
+    }
+    zeusjobs.api.patch(f"{zeusjobs.path}/job/status", {"status": {"active": [run]}})
+
+    said = zeus.out("status", "job")
+
+    assert "attempt 2 of 5: batch size 64, Running, epoch 12, 84.2 kJ, metric 0.81" in said

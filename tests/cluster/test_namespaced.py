@@ -109,6 +109,7 @@ def test_it_acts_in_its_namespaces_and_nowhere_else(
     for name in SERVED:
         teams[name].wait_for_runs("job", 2)
         teams[name].wait_for_condition("job", "Ready", "True")
+        eventually(lambda name=name: has_history(admin, name), f"the history is there in {name}")
 
     # A resync has been through all that is stored, and has found out what is gone.
     ghost(stored, SERVED[0])
@@ -130,6 +131,11 @@ def test_it_acts_in_its_namespaces_and_nowhere_else(
     assert elsewhere == []
     created = {(each["namespace"], each["resource"]) for each in asked if each["verb"] == "create"}
     assert {(name, "jobs") for name in SERVED} <= created, "the log shows what it does"
+    assert {(name, "configmaps") for name in SERVED} <= created
+    # It asks for ConfigMaps one by one, by the names that are its own to give.
+    asked_for = {(each["verb"], each["name"]) for each in asked if each["resource"] == "configmaps"}
+    assert {verb for verb, _ in asked_for} <= {"get", "create", "patch"}
+    assert {name for _, name in asked_for} <= {"job-zeus-history", ""}
     # Shipped rights suffice: nothing was refused.
     assert [each for each in asked if each["status"] in (401, 403)] == []
     assert not operator.has_ended
@@ -161,6 +167,10 @@ def test_deletions_are_seen_in_each_namespace(
         ("get", "namespaces"),
         ("create", "job", "x", "--image=none", "-n", OTHER),
         ("get", "secrets", "-n", SERVED[0]),
+        ("get", "configmaps", "-n", SERVED[0]),
+        ("get", "configmap", "kube-root-ca.crt", "-n", OTHER),
+        ("create", "configmap", "x", "-n", OTHER),
+        ("delete", "configmap", "kube-root-ca.crt", "-n", SERVED[0]),
         ("delete", "zeusjob", "x", "-n", SERVED[0]),
         ("delete", "pod", "x", "-n", SERVED[0]),
     ],
@@ -169,6 +179,11 @@ def test_deletions_are_seen_in_each_namespace(
 def test_the_shipped_rights_allow_no_more(audited: Plane, request_: tuple[str, ...]) -> None:
     with pytest.raises(KubectlError, match="forbidden"):
         audited.plane.kubectl(*request_, as_user=audited.account)
+
+
+def has_history(admin: Api, namespace: str) -> bool:
+    path = f"/api/v1/namespaces/{namespace}/configmaps/job-zeus-history"
+    return admin.find(path) is not None
 
 
 def ghost(stored: Store, namespace: str) -> None:

@@ -1,11 +1,9 @@
-"""The reference page of the operator's process, made from its settings, reasons and metrics."""
+"""The reference page of the operator's process, made from its settings and reasons."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-
-from prometheus_client import Metric
 
 from zeus_operator import names
 from zeus_operator.api.requests import MAX_RUNS, RunRequest
@@ -16,9 +14,8 @@ from zeus_operator.health import (
     WATCH_SILENT_SECONDS,
     WORKER_STUCK_SECONDS,
 )
+from zeus_operator.history.config_map import SUFFIX
 from zeus_operator.lease import LeaseTimes
-from zeus_operator.metrics import REASONS as ERROR_REASONS
-from zeus_operator.metrics import JobSeries, Metrics
 from zeus_operator.records import RecurrenceKind
 from zeus_operator.settings import VARIABLES, OperatorSettings, Variable
 from zeus_operator.status.conditions import REASONS
@@ -87,6 +84,15 @@ On each child Job and its pods:
 | `{names.LABEL_RECURRENCE}` | id of the recurrence, as in `status.active[]` and `status.runs[]` |
 | `{names.LABEL_ATTEMPT}` | number of the attempt, from 1 |
 
+On the ConfigMap `NAME{SUFFIX}`, which holds what `kubectl zeus history`, `explain` and `report`
+show of the ZeusJob NAME; the first two labels above as well:
+
+| label or annotation | value |
+| --- | --- |
+| `{names.LABEL_MANAGED_BY}` | `{names.FIELD_MANAGER}` |
+| `{names.ANNOTATION_HISTORY}` | a digest of what the history was made of, by which the operator \
+knows that it need not be written again |
+
 On a namespace, by its owner:
 
 | label | value |
@@ -114,6 +120,14 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "ImagePullFailed": ("Warning", REASONS["ImagePullFailed"]),
     "ContainerConfigError": ("Warning", REASONS["ContainerConfigError"]),
     "PausedAfterFailures": ("Warning", REASONS["PausedAfterFailures"]),
+    "HistoryCollision": (
+        "Warning",
+        "A ConfigMap of the name of the history belongs to somebody else; runs go on.",
+    ),
+    "HistoryRefused": (
+        "Warning",
+        "The API server does not take the ConfigMap of the history; runs go on.",
+    ),
     "Converged": ("Normal", REASONS["Converged"]),
 }
 """Each reason of an Event, with its type and what it says."""
@@ -148,12 +162,8 @@ On the leader also: the first list is not complete, or a watch was silent for ov
 _METRICS = """\
 ## Metrics
 
-`/metrics`, in Prometheus' text format, besides the usual ones of the process (`process_...`).
-Series of a job are sums of the database: they survive restarts, and disappear with the job. They
-are shown by the leader. `zeus_operator_store_up` is what the last `/readyz` has found.
-
-| metric | type | labels | meaning |
-| --- | --- | --- | --- |
+`/metrics`, in Prometheus' text format: [all of them](metrics.md#operator).
+`zeus_operator_store_up` is what the last look at the database, every few seconds, has found.
 """
 
 
@@ -164,8 +174,6 @@ def operator_reference() -> str:
     events = "".join(
         f"| `{reason}` | {kind} | {text} |\n" for reason, (kind, text) in EVENTS.items()
     )
-    metrics = "".join(_metric_rows())
-    errors = ", ".join(f"`{reason}`" for reason in sorted(ERROR_REASONS))
     return "\n".join(
         [
             _HEAD,
@@ -175,8 +183,7 @@ def operator_reference() -> str:
             _ANNOTATIONS,
             _EVENTS_HEAD + events,
             _HEALTH,
-            f"{_METRICS}{metrics}\n`reason` of a failed reconcile is one of {errors}.",
-            "",
+            _METRICS,
         ]
     )
 
@@ -201,27 +208,3 @@ def _default(variable: Variable, defaults: Mapping[str, object]) -> str:
     if value is None or value == ():
         return ""
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def _metric_rows() -> Iterator[str]:
-    for family in sorted(_families(), key=lambda each: each.name):
-        labels = dict.fromkeys(
-            name for sample in family.samples for name in sample.labels if name != "le"
-        )
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        shown = ", ".join(f"`{label}`" for label in labels)
-        yield f"| `{name}` | {family.type} | {shown} | {family.documentation} |\n"
-
-
-def _families() -> Iterator[Metric]:
-    """Yield what a process with one job shows, but for what Python knows of any process."""
-    metrics = Metrics()
-    metrics.read_watch("zeusjobs", lambda: None)
-    # With all that `status_writer.series_of` fills in.
-    series = JobSeries(
-        {"": 1}, {"": 1}, {"": 1}, saved_ratios={"": 0.0}, batch_size=1, converged=True
-    )
-    metrics.jobs.show(("", ""), series)
-    for family in metrics.registry.collect():
-        if family.samples and not family.name.startswith("process_"):
-            yield family

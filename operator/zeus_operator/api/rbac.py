@@ -33,15 +33,26 @@ def job_rules() -> list[Manifest]:
         _allow("batch", ["jobs"], (*_READ, "create", "delete")),
         _allow("", ["pods"], _READ),
         _allow("", ["events"], ("create",)),
+        _project_history(),
     ]
+
+
+def _project_history() -> Manifest:
+    """Return the right to put a job's history beside it, in a ConfigMap.
+
+    Not by name: that is made of the ZeusJob's, which people choose, and a rule takes no patterns.
+    Without `list`, `watch` and `delete`: the operator asks for one by its name, for its metadata
+    alone; what is not its own it leaves as it is; the garbage collector deletes.
+    """
+    return _allow("", ["configmaps"], ("get", "create", "patch"))
 
 
 def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
     """Return the rights of an operator in `namespace` that watches all namespaces.
 
-    They are for one that was told of agents; one without makes no use of those to ConfigMaps and to
-    list namespaces.  To `get` a ConfigMap is for one that has these rights and yet serves some
-    namespaces only: it asks each of them by name.
+    Those to the ConfigMap of the agents' authority and to list namespaces are for one that was told
+    of agents; one without makes no use of them.  To `get` that ConfigMap is for one that has these
+    rights and yet serves some namespaces only: it asks each of them by name.
     """
     return [
         _namespace(namespace),

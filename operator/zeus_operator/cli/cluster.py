@@ -2,102 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
-from kubernetes import config
-from kubernetes.client import Configuration
-from kubernetes.config import ConfigException
 
 from zeus_operator import names
 from zeus_operator.api.requests import MAX_RUNS, RequestError, RunRequest, parse_token
-from zeus_operator.cli.context import errors_reported, print_json, print_lines
+from zeus_operator.cli.cluster_history import explain, history, report
+from zeus_operator.cli.cluster_target import Target, cluster_options
+from zeus_operator.cli.context import print_json, print_lines
 from zeus_operator.cli.failures import CommandError, ExitCode, WrongInput
-from zeus_operator.kube import Conflict, KubeClient, KubeError, NotFound, Object, path_of
+from zeus_operator.kube import Conflict, Object
 from zeus_operator.records import RecurrenceKind
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from zeus_operator.report import units
 
 _TRIES = 5
 _KEPT = 20
 """Requests that the annotation holds at most; those done long ago are dropped."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the ZeusJobs are.
-
-    Args:
-        client: with the rights of the user's kubeconfig.
-    """
-
-    client: KubeClient
-    namespace: str
-
-    def path(self, name: str = "") -> str:
-        """Return the path of a ZeusJob, or of all in the namespace."""
-        return path_of(names.API_VERSION, names.PLURAL, self.namespace, name)
-
-    def get(self, name: str) -> Object:
-        """Return the ZeusJob.
-
-        Raises:
-            WrongInput: there is none; the text names those there are.
-        """
-        try:
-            return self.client.get(self.path(name))
-        except NotFound:
-            known = [item["metadata"]["name"] for item in self.client.items(self.path())]
-            listed = ", ".join(known) or "none yet"
-            raise WrongInput(
-                f"there is no ZeusJob {self.namespace}/{name}; in this namespace: {listed}"
-            ) from None
-
-    def annotate(self, name: str, annotation: str, value: str) -> None:
-        """Set one annotation of the ZeusJob."""
-        self.get(name)
-        self.client.merge(self.path(name), {"metadata": {"annotations": {annotation: value}}})
-
-
-def cluster_options(function: Callable[..., R]) -> Callable[..., R]:
-    """Give a command `-n`, `--context` and `--kubeconfig`, and hand it a `Target`."""
-
-    @click.option("-n", "--namespace", help="Namespace; default: that of the kubeconfig's context.")
-    @click.option("--context", help="Context of the kubeconfig; default: its current one.")
-    @click.option("--kubeconfig", help="Default: KUBECONFIG, else ~/.kube/config.")
-    @functools.wraps(function)
-    def wrapper(
-        *args: Any,
-        namespace: str | None,
-        context: str | None,
-        kubeconfig: str | None,
-        **kwargs: Any,
-    ) -> R:
-        with errors_reported():
-            try:
-                target = _target(namespace, context, kubeconfig)
-                return function(target, *args, **kwargs)
-            except KubeError as error:
-                raise CommandError(error.message, ExitCode.RUN_FAILED) from error
-
-    return wrapper
-
-
-def _target(namespace: str | None, context: str | None, kubeconfig: str | None) -> Target:
-    configuration = Configuration()
-    try:
-        config.load_kube_config(kubeconfig, context, configuration)
-        contexts, active = config.list_kube_config_contexts(kubeconfig)
-    except ConfigException as error:
-        raise WrongInput(f"no way to the cluster: {error}") from None
-    named = next((each for each in contexts if each["name"] == context), active)
-    found = namespace or named["context"].get("namespace") or "default"
-    return Target(KubeClient(configuration, user_agent="kubectl-zeus"), found)
 
 
 def _fresh_id() -> str:
@@ -221,11 +144,7 @@ def _lines(item: Object) -> Sequence[str]:
         lines.append(f"  {word:<20} {condition['reason']}: {condition['message']}")
     if status.get("nextScheduleTime"):
         lines.append(f"  next run             {status['nextScheduleTime']}")
-    lines += [
-        f"  active               attempt {active['attempt']} of {active['maxAttempts']}: "
-        f"batch size {active.get('batchSize', '?')}, {active['state']}"
-        for active in status.get("active") or ()
-    ]
+    lines += [f"  active               {_active(each)}" for each in status.get("active") or ()]
     for part in ("best", "savings", "recommendation"):
         sentence = (status.get(part) or {}).get("sentence")
         if sentence:
@@ -235,8 +154,28 @@ def _lines(item: Object) -> Sequence[str]:
     return lines
 
 
+def _active(active: dict[str, Any]) -> str:
+    """Return how far a run is, as far as its agent has told."""
+    parts = [
+        f"attempt {active['attempt']} of {active['maxAttempts']}: "
+        f"batch size {active.get('batchSize', '?')}",
+        active["state"],
+    ]
+    if "epochs" in active:
+        parts.append(f"epoch {active['epochs']}")
+    if "energyJoules" in active:
+        parts.append(units.joules(float(active["energyJoules"])))
+    if "lastMetric" in active:
+        parts.append(f"metric {active['lastMetric']}")
+    return ", ".join(parts)
+
+
 def _token(text: str | None) -> str:
     try:
         return parse_token(text) if text is not None else _fresh_id()
     except RequestError as error:
         raise WrongInput(str(error)) from None
+
+
+for _command in (history, explain, report):
+    main.add_command(_command)

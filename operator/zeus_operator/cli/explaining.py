@@ -117,6 +117,9 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     """Return an explanation as text."""
     attempt, decision = explanation.attempt, explanation.attempt.decision
     label = lines.attempt_label(explanation.recurrence, attempt)
+    if not decision.sentence:  # of an old run that a projected history has shortened
+        why = "Why is left out here for room."
+        return [f"{label}: batch size {decision.batch_size}", f"  {why}", "", _ended(attempt)]
     text = [f"{label}: batch size {decision.batch_size}", f"  {decision.sentence}", ""]
     if decision.candidates:
         text += [*_candidates(decision.candidates, decision.batch_size), ""]

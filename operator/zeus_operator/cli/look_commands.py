@@ -11,18 +11,13 @@ from zeus_operator.cli.context import (
     print_json,
     print_lines,
 )
-from zeus_operator.cli.history import (
-    JobState,
-    history_table,
-    status_lines,
-    status_table,
-    status_view,
-)
-from zeus_operator.cli.views import recurrence_view
+from zeus_operator.cli.history import JobState, status_lines, status_table, status_view
+from zeus_operator.cli.showing import history_options, show_history
+from zeus_operator.cli.source import HistoryInStore
 from zeus_operator.local.services import open_store
 from zeus_operator.plan import paused_reason
 from zeus_operator.plan_spec import JobPlanSpec
-from zeus_operator.records import JobRecord, RecurrenceKind
+from zeus_operator.records import JobRecord
 from zeus_operator.store.store import Store
 
 
@@ -61,22 +56,9 @@ def _state(store: Store, job: JobRecord) -> JobState:
 
 @click.command("history")
 @click.argument("job")
-@click.option("--limit", type=click.IntRange(1), help="Only so many of the latest recurrences.")
-@click.option(
-    "--kind",
-    type=click.Choice([kind.value for kind in RecurrenceKind]),
-    help="Only the learned ones, or only those of the default configuration.",
-)
+@history_options
 @command_options
 def history(settings: Settings, job: str, limit: int | None, kind: str | None) -> None:
     """List the attempts of JOB: batch size, outcome, energy, time and cost."""
     with job_in_store(settings, job) as (store, record):
-        wanted = None if kind is None else RecurrenceKind(kind)
-        recurrences = store.history(record.id, limit=limit, kind=wanted)
-    if settings.is_json:
-        view = [recurrence_view(recurrence) for recurrence in recurrences]
-        print_json({"job": record.key, "recurrences": view})
-    elif recurrences:
-        print_lines(history_table(recurrences))
-    else:
-        click.echo(f"{record.key} has no recurrence yet.")
+        show_history(HistoryInStore(store, record), limit, kind, is_json=settings.is_json)

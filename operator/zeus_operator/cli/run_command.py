@@ -17,9 +17,9 @@ from zeus_operator.cli.context import Settings, command_options
 from zeus_operator.cli.failures import ExitCode, WrongInput
 from zeus_operator.cli.interrupt import stop_on_signal
 from zeus_operator.cli.progress import Display, JsonLines, LiveDisplay, PlainLines
-from zeus_operator.cli.report_command import check_report, write_report
 from zeus_operator.cli.summary import outcome_sentence, savings_lines
 from zeus_operator.cli.views import counts, savings_view, to_json
+from zeus_operator.cli.write_report import check_report, write_report
 from zeus_operator.local.gpu import GpuChoice
 from zeus_operator.local.runner import run_job
 from zeus_operator.local.services import open_store

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from zeus_operator.records import AttemptRecord, RecurrenceKind, RecurrenceRecord
 from zeus_operator.report import charts, power_chart, units
 from zeus_operator.report.estimate import Estimate
-from zeus_operator.report.model import ReportData, last_result
+from zeus_operator.report.findings import last_result
+from zeus_operator.report.model import ReportData
 from zeus_operator.report.savings import Comparison, Saving
 from zeus_operator.report.words import headline, interval_words, outcome_words, why_not_known
 
@@ -130,7 +131,8 @@ def _figures(data: ReportData) -> Iterator[Figure]:
             "the 95 % interval of what the default is expected to cost.",
             Markup(charts.cost_per_recurrence(data.compared, default)),  # noqa: S704 - our own SVG
         )
-        if default is not None and data.compared_learned:
+        # A sum from somewhere in the middle would say nothing.
+        if default is not None and data.compared_learned and not data.missing:
             drawing = charts.cumulative_cost(data.compared_learned, default)
             yield Figure(
                 "Cost so far",

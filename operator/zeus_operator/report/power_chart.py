@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from zeus_operator.report import ink, units
-from zeus_operator.report.model import CurvePoint, PowerCurve
+from zeus_operator.report.findings import CurvePoint, PowerCurve
 
 _PANELS: tuple[tuple[str, Callable[[CurvePoint], float], Callable[[float, int], str]], ...] = (
     ("cost per 1,000 samples", lambda p: p.cost_joules, units.joules_tick),

@@ -37,13 +37,8 @@ def test_no_right_is_wider_than_the_work(manifests: list[dict[str, Any]]) -> Non
 
 
 @pytest.mark.parametrize("manifests", BOTH.values(), ids=BOTH)
-def test_secrets_and_config_maps_are_its_own_by_name(manifests: list[dict[str, Any]]) -> None:
-    rules = [
-        (manifest["kind"], manifest["metadata"].get("namespace"), rule)
-        for manifest in manifests
-        for rule in manifest.get("rules", ())
-        if {"secrets", "configmaps"} & {*rule["resources"]}
-    ]
+def test_secrets_are_its_own_by_name(manifests: list[dict[str, Any]]) -> None:
+    rules = rules_on("secrets", manifests)
     unnamed = [
         (kind, namespace, rule["resources"], rule["verbs"])
         for kind, namespace, rule in rules
@@ -53,8 +48,36 @@ def test_secrets_and_config_maps_are_its_own_by_name(manifests: list[dict[str, A
 
     assert unnamed == [("Role", "here", ["secrets"], ["create"])]
     assert names == {"zeus-agent-ca", "zeus-agent-tls"}
-    assert not [
-        kind for kind, _, rule in rules if "secrets" in rule["resources"] and kind != "Role"
+    assert not [kind for kind, _, _ in rules if kind != "Role"]
+
+
+@pytest.mark.parametrize(
+    ("manifests", "where"),
+    [(BOTH["cluster-wide"], {None}), (BOTH["namespaced"], {"a", "b"})],
+    ids=BOTH,
+)
+def test_config_maps_are_listed_and_deleted_by_name_and_those_of_histories_only_written(
+    manifests: list[dict[str, Any]], where: set[str | None]
+) -> None:
+    rules = rules_on("configmaps", manifests)
+    unnamed = [(namespace, rule) for _, namespace, rule in rules if "resourceNames" not in rule]
+    named = [rule["resourceNames"] for _, _, rule in rules if "resourceNames" in rule]
+
+    # A history's name is made of the ZeusJob's, which nobody knows beforehand.
+    assert {namespace for namespace, _ in unnamed} == where
+    assert all(rule["verbs"] == ["get", "create", "patch"] for _, rule in unnamed)
+    assert all(names == ["zeus-agent-ca"] for names in named)
+
+
+def rules_on(
+    resource: str, manifests: list[dict[str, Any]]
+) -> list[tuple[str, str | None, dict[str, Any]]]:
+    """Return (kind of role, its namespace, rule) of each rule that names `resource`."""
+    return [
+        (manifest["kind"], manifest["metadata"].get("namespace"), rule)
+        for manifest in manifests
+        for rule in manifest.get("rules", ())
+        if resource in rule["resources"]
     ]
 
 

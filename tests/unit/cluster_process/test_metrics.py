@@ -9,18 +9,24 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from zeus_operator.job_series import LastRun, Saved
 from zeus_operator.metrics import JobSeries, Metrics
 from zeus_operator.workqueue import WorkQueue
 
 SERIES = JobSeries(
     decisions={"zeus": 5, "default": 1},
     attempts={"reached": 4, "crashed": 1},
-    recurrences={"succeeded": 4},
+    recurrences={"reached": 4},
     energy_joules=1234.5,
     time_seconds=60.0,
+    cost_joules=2000.0,
     saved_ratios={"energy": 0.25},
+    saved={"energy": Saved(compared=750.0, default=1000.0, low=0.2, high=0.3)},
+    failures_in_row=2,
+    last_run=LastRun(ended_at_seconds=1.7e9, energy_joules=300.0),
     batch_size=512,
     converged=True,
+    conditions={"Degraded": (True, "NoPod")},
 )
 
 
@@ -34,24 +40,36 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def of_job(metrics: Metrics, job: str) -> dict[str, float]:
-    return {name: value for name, value in samples(metrics).items() if f"('job', '{job}')" in name}
+    return {
+        name: value for name, value in samples(metrics).items() if f"('zeusjob', '{job}')" in name
+    }
 
 
 def test_a_job_shows_the_sums_of_the_store() -> None:
     metrics = Metrics()
     metrics.jobs.show(("vision", "cifar"), SERIES)
-    job = "('job', 'cifar'), ('namespace', 'vision')"
+    space, job = "('namespace', 'vision')", "('zeusjob', 'cifar')"
+    of_energy = f"[{space}, ('of', 'energy'), {job}]"
     assert of_job(metrics, "cifar") == {
-        f"zeus_operator_decisions_total[{job}, ('policy', 'zeus')]": 5,
-        f"zeus_operator_decisions_total[{job}, ('policy', 'default')]": 1,
-        f"zeus_operator_attempts_total[{job}, ('outcome', 'reached')]": 4,
-        f"zeus_operator_attempts_total[{job}, ('outcome', 'crashed')]": 1,
-        f"zeus_operator_recurrences_total[{job}, ('state', 'succeeded')]": 4,
-        f"zeus_job_energy_joules_total[{job}]": 1234.5,
-        f"zeus_job_time_seconds_total[{job}]": 60,
-        f"zeus_job_saved_ratio[{job}, ('of', 'energy')]": 0.25,
-        f"zeus_job_batch_size[{job}]": 512,
-        f"zeus_job_converged[{job}]": 1,
+        f"zeus_operator_decisions_total[{space}, ('policy', 'zeus'), {job}]": 5,
+        f"zeus_operator_decisions_total[{space}, ('policy', 'default'), {job}]": 1,
+        f"zeus_operator_attempts_total[{space}, ('outcome', 'reached'), {job}]": 4,
+        f"zeus_operator_attempts_total[{space}, ('outcome', 'crashed'), {job}]": 1,
+        f"zeus_operator_recurrences_total[{space}, ('state', 'reached'), {job}]": 4,
+        f"zeus_job_energy_joules_total[{space}, {job}]": 1234.5,
+        f"zeus_job_time_seconds_total[{space}, {job}]": 60,
+        f"zeus_job_cost_joules_total[{space}, {job}]": 2000,
+        f"zeus_job_saved_ratio{of_energy}": 0.25,
+        f"zeus_job_saved_ratio_low{of_energy}": 0.2,
+        f"zeus_job_saved_ratio_high{of_energy}": 0.3,
+        f"zeus_job_compared_energy_joules[{space}, {job}]": 750,
+        f"zeus_job_default_energy_joules[{space}, {job}]": 1000,
+        f"zeus_job_failures_in_row[{space}, {job}]": 2,
+        f"zeus_job_last_run_end_timestamp_seconds[{space}, {job}]": 1700000000,
+        f"zeus_job_last_run_energy_joules[{space}, {job}]": 300,
+        f"zeus_job_batch_size[{space}, {job}]": 512,
+        f"zeus_job_converged[{space}, {job}]": 1,
+        f"zeus_job_condition[('condition', 'Degraded'), {space}, ('reason', 'NoPod'), {job}]": 1,
     }
 
 

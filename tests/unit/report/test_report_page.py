@@ -13,7 +13,8 @@ from tests.support.histories import GPU_MODEL, Try, job_record, recurrence, stor
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
 from zeus_operator.report import charts
 from zeus_operator.report.estimate import Estimate
-from zeus_operator.report.model import gather, power_curves
+from zeus_operator.report.findings import power_curves
+from zeus_operator.report.model import gather
 from zeus_operator.report.page import render
 from zeus_operator.store.store import Store
 from zeus_runtime.protocol import Outcome

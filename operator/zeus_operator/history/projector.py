@@ -1,0 +1,249 @@
+"""Projects histories: at once where nobody waits, else by a thread that lets others pass.
+
+It holds no run up.  What can't be written is said in an Event and tried again, later and later, in
+a queue of its own; the reconcile that asked for it has succeeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from zeus_operator.history import config_map, fitting
+from zeus_operator.history.keeper import FormerThere, HistoryKeeper, NotOurs
+from zeus_operator.kube import (
+    AlreadyExists,
+    Conflict,
+    KubeClient,
+    KubeError,
+    KubeUnavailable,
+    path_of,
+)
+from zeus_operator.leader import LeadershipLost
+from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.recent import Recent
+from zeus_operator.records import JobRecord, RecurrenceRecord
+from zeus_operator.report.findings import findings_of
+from zeus_operator.status.events import EventNote, EventType, event_manifest
+from zeus_operator.store.store import Store, StoreError
+from zeus_operator.workqueue import Backoff, WorkQueue
+from zeus_operator.world import Key
+
+BACKOFF = Backoff(first_seconds=1.0, cap_seconds=600.0)
+LET_PASS_SECONDS = 2.0
+"""So long one history waits for runs that wait."""
+_LOOK_SECONDS = 0.1
+_STOP_SECONDS = 10.0
+_EVENTS_REMEMBERED = 20_000
+
+_log = logging.getLogger(__name__)
+
+
+class _Gone(Exception):  # noqa: N818 - a state of the store
+    """The job was deleted meanwhile."""
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A history that is to be written.  Small: there may be ten thousand of them."""
+
+    key: Key
+    uid: str
+    made_of: str
+
+
+class HistoryProjector:
+    """Brings the ConfigMaps of histories up to date.  Thread-safe.
+
+    Args:
+        clock: gives the time of Events, aware.
+        guard: raises if this process may write no more.
+        is_busy: whether runs wait for somebody to see to them.
+        queue: of the uids of ZeusJobs whose history waits.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        client: KubeClient,
+        clock: Callable[[], datetime],
+        guard: Callable[[], None] = lambda: None,
+        is_busy: Callable[[], bool] = lambda: False,
+        queue: WorkQueue[str] | None = None,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._clock = clock
+        self._guard = guard
+        self._is_busy = is_busy
+        self._queue = queue or WorkQueue(backoff=BACKOFF)
+        self._keeper = HistoryKeeper(client, guard)
+        self._lock = threading.Lock()
+        self._wishes: dict[str, _Wish] = {}  # by uid
+        self._said: Recent[bool] = Recent(_EVENTS_REMEMBERED)  # names of Events
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="histories", daemon=True)
+
+    def start(self) -> None:
+        """Begin to see to what waits."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for that, but not for ever."""
+        self._ended.set()
+        self._queue.shut_down()
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_SECONDS)
+
+    def project(
+        self,
+        job: JobRecord,
+        mark: str,
+        recurrences: tuple[RecurrenceRecord, ...] | None,
+        *,
+        may_be_absent: bool = False,
+    ) -> None:
+        """See to the history of a job, now or soon.
+
+        Args:
+            mark: names what it is made of: the same mark, the same history.
+            recurrences: the whole history; None: it was not read.
+            may_be_absent: there is nothing to show yet and never was, so none has to be made.
+        """
+        made_of = hashlib.sha256(mark.encode()).hexdigest()[:32]
+        if may_be_absent or self._keeper.is_kept(job.uid, made_of):
+            return
+        wish = _Wish(Key(job.namespace, job.name), job.uid, made_of)
+        with self._lock:
+            waits = job.uid in self._wishes
+            self._wishes[job.uid] = wish
+        if waits:
+            return  # with what is to be written then
+        if recurrences is None or self._is_busy():
+            self._queue.add(job.uid)
+            return
+        try:
+            self._see_to(wish, lambda: self._made(job, recurrences))
+        except LeadershipLost:
+            raise
+        except Exception as error:
+            self._failed(wish, error)
+            self._queue.add_after(job.uid, BACKOFF.first_seconds)
+
+    def forget(self, uid: str) -> None:
+        """Drop what is known of a ZeusJob that is gone."""
+        with self._lock:
+            self._wishes.pop(uid, None)
+        self._keeper.forget(uid)
+
+    def take_next(self, timeout_seconds: float) -> bool:
+        """See to the next history that waits and is due; returns whether there was one.
+
+        Raises:
+            LeadershipLost: this process may act no more.
+        """
+        uid = self._queue.get(timeout_seconds)
+        if uid is None:
+            return False
+        with self._lock:
+            wish = self._wishes.get(uid)
+        if wish is None:  # it is gone
+            self._queue.done(uid)
+            return True
+        try:
+            self._see_to(wish, lambda: self._read(wish))
+            self._queue.forget(uid)
+        except LeadershipLost:
+            raise
+        except Exception as error:  # whatever it is: another try may succeed, and nobody waits
+            self._failed(wish, error)
+            self._queue.retry(uid)
+        finally:
+            self._queue.done(uid)
+        return True
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.is_set():
+                self._let_pass()
+                self.take_next(1.0)
+        except LeadershipLost as error:
+            _log.info("no more histories are written: %s", error)
+
+    def _let_pass(self) -> None:
+        waited = 0.0
+        while self._is_busy() and waited < LET_PASS_SECONDS and not self._ended.is_set():
+            self._ended.wait(_LOOK_SECONDS)
+            waited += _LOOK_SECONDS
+
+    def _see_to(self, wish: _Wish, contents: Callable[[], bytes]) -> None:
+        self._guard()
+        try:
+            self._keeper.keep(wish.key, wish.uid, wish.made_of, contents)
+        except _Gone:
+            self.forget(wish.uid)
+            return
+        with self._lock:
+            if self._wishes.get(wish.uid) == wish:
+                del self._wishes[wish.uid]
+                return
+            is_gone = wish.uid not in self._wishes
+        if is_gone:
+            self._keeper.forget(wish.uid)
+        else:
+            self._queue.add(wish.uid)  # it has changed meanwhile
+
+    def _read(self, wish: _Wish) -> bytes:
+        job = self._store.job_by_uid(wish.uid)
+        if job is None:
+            raise _Gone
+        return self._made(job, self._store.history(job.id))
+
+    def _made(self, job: JobRecord, recurrences: Sequence[RecurrenceRecord]) -> bytes:
+        findings = findings_of(recurrences, JobPlanSpec.from_document(job.spec).eta)
+        learned = self._store.stored_observations(job.id)
+        return fitting.project(job, findings, recurrences, learned)
+
+    # What could not be written ---------------------------------------------------
+
+    def _failed(self, wish: _Wish, error: Exception) -> None:
+        """Say why; users hear of it if it does not heal by itself."""
+        words = f"{wish.key}: its history can't be written: {error}"
+        if not isinstance(error, (KubeError, StoreError, NotOurs, FormerThere)):
+            # Something of ours is wrong, or in the history.
+            _log.error("%s", words, exc_info=error)
+            return
+        is_first = self._queue.failures(wish.uid) == 0
+        _log.log(logging.WARNING if is_first else logging.DEBUG, "%s", words)
+        name = config_map.name_of(wish.key.name)
+        if isinstance(error, NotOurs):
+            text = (
+                f"the ConfigMap {name} is there and is not this ZeusJob's, so its history can't be "
+                "shown; delete or rename that one. Runs go on."
+            )
+            self._say(wish, "HistoryCollision", text)
+        elif isinstance(error, KubeError) and not isinstance(error, (KubeUnavailable, Conflict)):
+            text = f"the ConfigMap {name} can't be written: {error.message}. Runs go on."
+            self._say(wish, "HistoryRefused", text)
+
+    def _say(self, wish: _Wish, reason: str, text: str) -> None:
+        """Post an Event, once: its name says what is wrong, not in which words."""
+        digest = hashlib.sha256(f"{wish.uid}/{reason}".encode()).hexdigest()[:16]
+        name = f"{wish.key.name}.{digest}"
+        if self._said.get(name) is not None:
+            return
+        note = EventNote(name, EventType.WARNING, reason, text, self._clock())
+        namespace = wish.key.namespace
+        manifest = event_manifest(note, namespace, wish.key.name, wish.uid)
+        try:
+            self._client.create(path_of("v1", "events", namespace), manifest)
+        except AlreadyExists:
+            pass  # by the process before
+        except KubeError as error:
+            _log.warning("%s: an Event can't be posted: %s", wish.key, error.message)
+            return
+        self._said.put(name, True)

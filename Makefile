@@ -56,14 +56,14 @@ demo-clean: ## Forget what the demo has learned
 # ---- Check it ----------------------------------------------------------------
 
 .PHONY: test
-test: lint test-unit test-faults test-peers test-cluster test-e2e ## Everything that this machine can run
+test: lint test-unit test-faults test-peers test-cluster test-chart test-observability test-e2e ## Everything that this machine can run
 	@echo
-	@echo "Passed: lint, unit, faults, peers, cluster, e2e."
+	@echo "Passed: lint, unit, faults, peers, cluster, chart, observability, e2e."
 
 .PHONY: test-full
-test-full: lint test-unit test-faults test-peers test-cluster-full test-e2e ## The same, and what takes long: two Kubernetes, outages of a minute
+test-full: lint test-unit test-faults test-peers test-cluster-full test-chart test-observability test-images-full test-full-cluster test-e2e ## The same, and what takes long: two Kubernetes, outages of a minute
 	@echo
-	@echo "Passed: lint, unit, faults, peers, e2e; cluster on each of Kubernetes $(KUBERNETES)."
+	@echo "Passed: lint, unit, faults, peers, chart, observability, images, full cluster, e2e; cluster on each of Kubernetes $(KUBERNETES)."
 
 .PHONY: lint
 lint: setup ## Style, types, import contracts, generated files
@@ -108,6 +108,26 @@ test-cluster-full: setup ## Cluster tests on each Kubernetes in turn, outages of
 		$(PYTEST) tests/cluster || exit 1; \
 	done
 
+.PHONY: test-chart
+test-chart: setup binaries ## The Helm chart: rendered in every way, installed on a real API server
+	$(PYTEST) tests/chart
+
+.PHONY: test-observability
+test-observability: setup binaries ## Rules, alerts and dashboards on a real Prometheus with real data
+	$(PYTEST) tests/observability
+
+.PHONY: test-full-cluster
+test-full-cluster: setup binaries ## Real nodes: kubelet, containerd, pods with simulated GPUs (needs root)
+	tools/system_packages.sh
+	$(BIN)/python -m tests.full_cluster.programs > /dev/null
+	$(PYTEST) tests/full_cluster
+
+.PHONY: test-images test-images-full
+test-images: setup ## The images, each run as a cluster runs it (needs root and buildah)
+	$(PYTEST) tests/images
+test-images-full: setup
+	ZEUS_TEST_FULL=1 $(PYTEST) tests/images
+
 .PHONY: test-e2e
 test-e2e: setup ## The program as its user runs it, on one machine
 	$(PYTEST) tests/e2e
@@ -117,6 +137,16 @@ test-e2e: setup ## The program as its user runs it, on one machine
 .PHONY: binaries
 binaries: setup ## Build the Kubernetes that the tests run against (needs Go; minutes, once)
 	$(BIN)/python -m tests.cluster.support.binaries
+
+.PHONY: full-cluster full-cluster-down
+full-cluster: setup ## A cluster with two nodes and simulated GPUs to try things, until Ctrl-C (needs root)
+	@$(BIN)/python -m tests.full_cluster up
+full-cluster-down: setup ## End it, and what is left of one that was killed
+	@$(BIN)/python -m tests.full_cluster down
+
+.PHONY: images
+images: setup ## The container images, as OCI archives in build/images (needs root and buildah)
+	$(BIN)/python -m tools.images build
 
 .PHONY: cluster
 cluster: setup ## A control plane to look at, until Ctrl-C; prints its kubeconfig
@@ -132,6 +162,9 @@ bench: setup ## Measure every figure that the docs claim (minutes)
 docs: setup ## Renew the generated reference pages
 	$(BIN)/python -m zeus_operator.api.docs --write
 	$(BIN)/python -m zeus_agent.openapi --write
+	$(BIN)/python -m tools.chart_values --write
+	$(BIN)/python -m tools.metrics_reference --write
+	$(BIN)/python -m tools.dashboards --write
 
 .PHONY: clean
 clean: ## Remove everything that make has built, the environment and the demo included

@@ -15,3 +15,6 @@ fi
 .venv/bin/python -m zeus_operator.api.docs --check
 tools/generate_proto.sh --check
 .venv/bin/python -m zeus_agent.openapi --check
+.venv/bin/python -m tools.chart_values --check
+.venv/bin/python -m tools.metrics_reference --check
+.venv/bin/python -m tools.dashboards --check

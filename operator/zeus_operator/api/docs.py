@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from zeus_operator.api import chart
 from zeus_operator.api.admission import admission_policy
 from zeus_operator.api.crd import custom_resource_definition
 from zeus_operator.api.manifests import manifest_text
@@ -50,7 +51,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "deploy/rbac.yaml": _rbac,
     "deploy/namespaced/rbac.yaml": _rbac_namespaced,
 }
-"""Each generated file, by its path in the repository."""
+"""Each generated file, by its path in the repository; the chart's templates are in `chart`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="folder of the repository")
     options = parser.parse_args(arguments)
     stale = 0
-    for name, text in GENERATED.items():
+    for name, text in {**GENERATED, **chart.TEMPLATES}.items():
         path: Path = options.root / name
         if options.write:
             path.parent.mkdir(parents=True, exist_ok=True)

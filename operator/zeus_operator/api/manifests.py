@@ -29,7 +29,9 @@ def manifest_text(objects: Sequence[Mapping[str, Any]], source: str, note: str =
     """
     head = f"# Generated from {source} by `make docs`: change it there.\n"
     head += f"# {note}\n" if note else ""
-    return head + "---\n".join(
-        yaml.dump(dict(item), Dumper=_Dumper, sort_keys=False, width=98, allow_unicode=True)
-        for item in objects
-    )
+    return head + "---\n".join(map(document_text, objects))
+
+
+def document_text(item: Mapping[str, Any]) -> str:
+    """Return one object as a YAML document."""
+    return yaml.dump(dict(item), Dumper=_Dumper, sort_keys=False, width=98, allow_unicode=True)

@@ -1,0 +1,190 @@
+"""What may be given, what must be, and how the chart says no."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.support.cases import CASES
+from tests.chart.support.helm import CHART, LEAST, REPOSITORY, Helm, HelmError, Values, merged
+from tools.chart_values import GENERATED, ValuesError, read_values
+from zeus_agent.metrics import agent_version
+from zeus_operator.api.manifest import load_manifest
+
+LINTED = {name: CASES[name] for name in list(CASES)[:4]}
+
+
+@pytest.mark.parametrize("values", LINTED.values(), ids=LINTED)
+def test_helm_finds_no_fault_with_the_chart(helm: Helm, values: Values) -> None:
+    assert "0 chart(s) failed" in helm.lint(values)
+
+
+def refused(helm: Helm, values: Values) -> str:
+    with pytest.raises(HelmError) as caught:
+        helm.render(values)
+    return str(caught.value)
+
+
+def test_a_registry_is_required_in_a_clear_sentence(helm: Helm) -> None:
+    said = refused(helm, {"database": LEAST["database"]})
+
+    assert "image.registry is not set: say where the image" in said
+    assert "--set image.registry=registry.example/zeus" in said
+
+
+def test_images_that_name_their_own_registry_need_no_other(helm: Helm) -> None:
+    own = {"image": {"registry": "r.example"}}
+    values = dict.fromkeys(("operator", "agent", "runtime"), own)
+
+    rendered = helm.render({**values, "database": LEAST["database"]})
+
+    assert "r.example/agent:" in rendered.text
+
+
+def test_a_database_is_required_in_a_clear_sentence(helm: Helm) -> None:
+    said = refused(helm, {"image": LEAST["image"]})
+
+    assert "database.existingSecret is not set: name a Secret" in said
+    assert "--set postgresql.enabled=true" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        pytest.param(
+            {"postgresql": {"enabled": True}},
+            "database.existingSecret and postgresql.enabled are both given",
+            id="two databases",
+        ),
+        pytest.param(
+            {"agent": {"nvidia": {"mode": "simulator"}}},
+            "set gpuSimulator.enabled=true",
+            id="simulated GPUs that nobody makes",
+        ),
+        pytest.param(
+            {"agent": {"nvidia": {"mode": "hostPath"}, "privileged": False}},
+            "agent.nvidia.mode hostPath needs agent.privileged=true",
+            id="the host's driver without its devices",
+        ),
+        pytest.param(
+            {"agent": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}},
+            "agent.updateStrategy.rollingUpdate.maxSurge is 1, and must be 0",
+            id="two agents on a node",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(
+    helm: Helm, values: Values, sentence: str
+) -> None:
+    assert sentence in refused(helm, merged(LEAST, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "what"),
+    [
+        pytest.param({"agnet": {}}, "", "'agnet'", id="at the top"),
+        pytest.param(
+            {"operator": {"settings": {"worker": 3}}},
+            "/operator/settings",
+            "'worker'",
+            id="setting",
+        ),
+        pytest.param(
+            {"agent": {"policy": {"dryrun": True}}}, "/agent/policy", "'dryrun'", id="policy"
+        ),
+        pytest.param(
+            {"agent": {"policy": {"gpus": [{"model": "*", "watts": 3}]}}},
+            "/agent/policy/gpus/0",
+            "'watts'",
+            id="in a list",
+        ),
+        pytest.param(
+            {"monitoring": {"serviceMonitor": {"enable": True}}},
+            "/monitoring/serviceMonitor",
+            "'enable'",
+            id="deep below",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_by_its_name(
+    helm: Helm, values: Values, where: str, what: str
+) -> None:
+    said = refused(helm, merged(LEAST, values))
+
+    assert f"at '{where}'" in said
+    assert f"additional properties {what} not allowed" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"operator": {"replicas": 0}}, "/operator/replicas"),
+        ({"operator": {"replicas": "two"}}, "/operator/replicas"),
+        ({"operator": {"settings": {"resyncSeconds": 5}}}, "/operator/settings/resyncSeconds"),
+        ({"agent": {"nvidia": {"mode": "gpu"}}}, "/agent/nvidia/mode"),
+        ({"agent": {"terminationGracePeriodSeconds": 5}}, "/agent/terminationGracePeriodSeconds"),
+        ({"agent": {"stateDirectory": "state"}}, "/agent/stateDirectory"),
+        ({"operator": {"image": {"digest": "sha256:12"}}}, "/operator/image/digest"),
+        ({"watchNamespaces": ["Team_A"]}, "/watchNamespaces/0"),
+        ({"postgresql": {"password": "a b"}}, "/postgresql/password"),
+        ({"gpuSimulator": {"gpus": ["V200"]}}, "/gpuSimulator/gpus/0"),
+        ({"crds": {"enabled": "yes"}}, "/crds/enabled"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_path(helm: Helm, values: Values, path: str) -> None:
+    assert f"at '{path}'" in refused(helm, merged(LEAST, values))
+
+
+def test_a_chart_that_has_this_one_in_it_may_have_globals(helm: Helm) -> None:
+    helm.render(merged(LEAST, {"global": {"imageRegistry": "x"}}))
+
+
+def test_a_key_without_a_description_is_found_when_the_schema_is_made() -> None:
+    with pytest.raises(ValuesError, match=r"a\.b has no description above it"):
+        read_values("# Something.\na:\n  b: 1\n")
+
+
+def test_schema_and_page_are_what_the_values_say() -> None:
+    stale = [path for path, text in GENERATED.items() if (REPOSITORY / path).read_text() != text()]
+
+    assert stale == []
+
+
+def _keys(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for key, child in schema.get("properties", {}).items():
+        found += [(f"{path}.{key}".strip("."), child), *_keys(child, f"{path}.{key}")]
+    return found
+
+
+def test_every_key_has_a_description_where_editors_look() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    assert [name for name, child in _keys(schema) if not child.get("description")] == [
+        name for name, _ in _keys(schema) if name.startswith("agent.policy.gpus.")
+    ]
+
+
+def test_chart_and_package_have_one_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert (chart["version"], chart["appVersion"]) == (agent_version(), agent_version())
+
+
+def test_the_example_of_artifact_hub_is_one_that_is_taken(tmp_path: Path) -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (example,) = yaml.safe_load(chart["annotations"]["artifacthub.io/crdsExamples"])
+    file = tmp_path / "example.yaml"
+    file.write_text(yaml.safe_dump(example))
+
+    assert load_manifest(file, local=False).job.metadata.name == "cifar100"
+
+
+def test_no_machine_or_registry_of_ours_is_in_the_chart() -> None:
+    texts = {path: path.read_text() for path in Path(CHART).rglob("*") if path.is_file()}
+
+    assert not [path for path, text in texts.items() if str(REPOSITORY) in text]

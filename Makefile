@@ -128,6 +128,10 @@ test-images: setup ## The images, each run as a cluster runs it (needs root and 
 test-images-full: setup
 	ZEUS_TEST_FULL=1 $(PYTEST) tests/images
 
+.PHONY: test-gpu
+test-gpu: setup ## What a real GPU tells agent and runtime; reads only (skipped where there is none)
+	$(PYTEST) -rs tests/gpu
+
 .PHONY: test-e2e
 test-e2e: setup ## The program as its user runs it, on one machine
 	$(PYTEST) tests/e2e

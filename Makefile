@@ -124,9 +124,11 @@ test-full-cluster: setup binaries ## Real nodes: kubelet, containerd, pods with 
 
 .PHONY: test-images test-images-full
 test-images: setup ## The images, each run as a cluster runs it (needs root and buildah)
+	tools/system_packages.sh
 	$(PYTEST) tests/images
 test-images-full: setup
-	ZEUS_TEST_FULL=1 $(PYTEST) tests/images
+	tools/system_packages.sh
+	CI=true ZEUS_TEST_FULL=1 $(PYTEST) tests/images
 
 .PHONY: test-gpu
 test-gpu: setup ## What a real GPU tells agent and runtime; reads only (skipped where there is none)

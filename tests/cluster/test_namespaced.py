@@ -181,6 +181,32 @@ def test_the_shipped_rights_allow_no_more(audited: Plane, request_: tuple[str, .
         audited.plane.kubectl(*request_, as_user=audited.account)
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("create", "configmap", "x"),
+        ("annotate", "configmap", "kube-root-ca.crt", "of=mine"),
+    ],
+    ids=" ".join,
+)
+def test_of_configmaps_it_writes_its_own_alone(audited: Plane, request_: tuple[str, ...]) -> None:
+    def refused() -> bool:
+        try:
+            write(audited, *request_)
+        except KubectlError as error:
+            return "the operator writes ConfigMaps zeus-agent-ca and *-zeus-history" in str(error)
+        return False  # a policy that has just been made is not in force yet
+
+    eventually(refused, "the API server holds it to its own names")
+    assert "created" in write(audited, "create", "configmap", "digits-zeus-history")
+
+
+def write(audited: Plane, *request: str) -> str:
+    """Ask as the operator; nothing is kept."""
+    more = ("--dry-run=server", "-n", SERVED[0])
+    return audited.plane.kubectl(*request, *more, as_user=audited.account)
+
+
 def has_history(admin: Api, namespace: str) -> bool:
     path = f"/api/v1/namespaces/{namespace}/configmaps/job-zeus-history"
     return admin.find(path) is not None

@@ -124,7 +124,8 @@ def _text(manifest: Manifest) -> str:
         flags=re.MULTILINE,
     )
     text = text.replace(f": {_WATCHED}", ": {{ . | quote }}")
-    return text.replace(f": {_RELEASE}", ": {{ $.Release.Namespace | quote }}")
+    text = text.replace(f": {_RELEASE}", ": {{ $.Release.Namespace | quote }}")
+    return text.replace(f":{_RELEASE}:", ":{{ $.Release.Namespace }}:")  # an account's name
 
 
 def _include(found: re.Match[str]) -> str:

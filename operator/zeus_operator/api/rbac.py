@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zeus_operator import names
+from zeus_operator.api.config_map_guard import config_map_guard
 from zeus_operator.trust.objects import AUTHORITY_SECRET, CERTIFICATE_SECRET, CONFIG_MAP
 
 SERVICE_ACCOUNT = "zeus-operator"
@@ -41,6 +42,7 @@ def _project_history() -> Manifest:
     """Return the right to put a job's history beside it, in a ConfigMap.
 
     Not by name: that is made of the ZeusJob's, which people choose, and a rule takes no patterns.
+    `config_map_guard` holds what is written to those names; what is read can't be held so.
     Without `list`, `watch` and `delete`: the operator asks for one by its name, for its metadata
     alone; what is not its own it leaves as it is; the garbage collector deletes.
     """
@@ -70,6 +72,7 @@ def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
         ),
         _binding("ClusterRole", SERVICE_ACCOUNT, None, namespace),
         *_own_namespace(namespace),
+        *config_map_guard(SERVICE_ACCOUNT, namespace),
         *user_roles(),
     ]
 
@@ -94,6 +97,7 @@ def namespaced(watched: Sequence[str], namespace: str = NAMESPACE) -> list[Manif
             )
         ),
         *_own_namespace(namespace),
+        *config_map_guard(SERVICE_ACCOUNT, namespace),
         *user_roles(),
     ]
 

@@ -10,7 +10,7 @@ from zeus_agent.energy_totals import EnergyMeter
 from zeus_agent.limits import Bounds
 from zeus_agent.nvml import Device, Identity, Kind, NvmlFailure, Reading, Timer
 from zeus_agent.pacing import Pace
-from zeus_agent.worker import GaveWay, StepTimes, Worker, WorkerTimeout
+from zeus_agent.worker import QUICK_SECONDS, GaveWay, StepTimes, Worker, WorkerTimeout
 
 T = TypeVar("T")
 
@@ -85,7 +85,9 @@ class Gpu:
         self._pace = Pace()
         self._calls = 0  # that limits wait for
         self._device = Device(uuid, timer)
-        self._worker = Worker(f"gpu {uuid}", on_recovered=self._recovered)
+        self._worker = Worker(
+            f"gpu {uuid}", on_recovered=self._recovered, quick_seconds=QUICK_SECONDS
+        )
 
     @property
     def is_hung(self) -> bool:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 QUICK_SECONDS = 0.0002
-"""A call that takes less is quick; the next one is likely to be."""
+"""A device whose call takes less is quick; its next one is likely to be."""
 
 MOMENT_SECONDS = 0.0005
 """So long the event loop waits for a call that is likely to be quick; threads' switches count."""
@@ -93,7 +93,7 @@ class Worker:
     Args:
         name: of the thread.
         on_recovered: called on the event loop when a call that had timed out has ended.
-        quick_seconds: after a call that took less the next one is waited for.
+        quick_seconds: after a call that took less the next one is waited for; 0: none is.
         moment_seconds: for so long, and no longer.
     """
 
@@ -102,7 +102,7 @@ class Worker:
         name: str,
         on_recovered: Callable[[], None] | None = None,
         *,
-        quick_seconds: float = QUICK_SECONDS,
+        quick_seconds: float = 0.0,
         moment_seconds: float = MOMENT_SECONDS,
     ) -> None:
         self._name = name

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.support.async_scenario import Clock, scenario, soon
 from tests.support.echo_service import OK, Echo
 from zeus_agent.connections import Connections
+from zeus_agent.http1 import MAX_BODY_BYTES
 from zeus_agent.listeners import ACCEPTED_AT_ONCE, Listener, listen_unix
 from zeus_agent.turns import PER_ROUND
 
@@ -52,6 +53,7 @@ class Lab:
     service: Echo
     connections: Connections
     path: Path
+    clock: Clock
 
     def peer(self) -> socket.socket:
         peer = socket.socket(socket.AF_UNIX)
@@ -87,13 +89,14 @@ def hear(process: subprocess.Popen[str]) -> str:
 @contextlib.asynccontextmanager
 async def lab() -> AsyncIterator[Lab]:
     service = Echo()
-    connections = Connections(service, Clock())
+    clock = Clock()
+    connections = Connections(service, clock)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s"
         listener = Listener(listen_unix(path, shared=False), connections)
         serving = asyncio.create_task(listener.serve())
         try:
-            yield Lab(service, connections, path)
+            yield Lab(service, connections, path, clock)
         finally:
             await listener.close()
             await connections.close(1.0)
@@ -179,6 +182,64 @@ async def test_those_who_hang_up_before_their_turn_leave_nothing_that_waits() ->
 
 
 @scenario
+async def test_who_ends_with_half_a_request_before_its_turn_is_given_up() -> None:
+    async with lab() as at:
+        peers = [at.peer() for _ in range(FLOOD + 1)]
+        await soon(lambda: len(at.connections) == FLOOD + 1, "all are accepted")
+        *whole, half = peers
+        for peer in whole:
+            peer.sendall(put(b"x"))
+            peer.shutdown(socket.SHUT_WR)
+        half.sendall(put(b"x")[:20])
+        half.shutdown(socket.SHUT_WR)
+        await soon(lambda: len(at.connections) == 0, "all have ended")
+        assert len(at.service.bodies) == FLOOD
+        for peer in peers:
+            peer.close()
+
+
+@scenario
+async def test_who_waits_for_its_turn_is_not_taken_for_idle() -> None:
+    async with lab() as at:
+        peers = [at.peer() for _ in range(FLOOD)]
+        await soon(lambda: len(at.connections) == FLOOD, "all are accepted")
+        for peer in peers:
+            peer.sendall(put(b"x"))
+        for _ in range(2):  # once round, in which all are read
+            await asyncio.sleep(0)
+        assert len(at.connections.turns) > 0
+        at.clock.advance(2 * at.connections.limits.stranger_seconds)
+        at.connections.sweep()
+        await soon(lambda: len(at.service.bodies) == FLOOD, "all are served")
+        for peer in peers:
+            peer.close()
+
+
+@scenario
+async def test_more_than_is_kept_of_who_waits_is_read_when_its_turn_has_come() -> None:
+    async with lab() as at:
+        peers = [at.peer() for _ in range(FLOOD + 1)]
+        await soon(lambda: len(at.connections) == FLOOD + 1, "all are accepted")
+        large = b"y" * MAX_BODY_BYTES  # with its head more than is read at a time
+        for peer in peers[:-1]:
+            peer.sendall(put(b"x"))
+        peers[-1].sendall(put(large))
+        await soon(lambda: large in at.service.bodies, "the large one is served, whole")
+        for peer in peers:
+            peer.close()
+
+
+@scenario
+async def test_processes_of_one_user_are_callers_of_their_own() -> None:
+    async with lab() as at:
+        with contextlib.closing(at.peer()) as peer:
+            peer.sendall(put(b"hello", "/as/user"))
+            await soon(lambda: len(at.service.bodies) == 1, "it is known")
+            (connection,) = at.connections._known
+            assert (connection.group, connection.lane == connection.group) == ("user", False)
+
+
+@scenario
 async def test_half_a_request_takes_its_turn_and_goes_on_when_the_rest_has_come() -> None:
     async with lab() as at:
         peers = [at.peer() for _ in range(FLOOD)]
@@ -186,7 +247,8 @@ async def test_half_a_request_takes_its_turn_and_goes_on_when_the_rest_has_come(
         for peer in peers:
             peer.sendall(request[:20])
         await soon(lambda: len(at.connections) == FLOOD, "all are accepted")
-        await asyncio.sleep(0.01)
+        for _ in range(FLOOD):  # turns enough for all
+            await asyncio.sleep(0)
         assert at.service.bodies == []
         for peer in peers:
             peer.sendall(request[20:])

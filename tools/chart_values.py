@@ -1,8 +1,9 @@
 """Makes the chart's values.schema.json and the tables of docs/reference/chart.md from values.yaml.
 
 A key's description is the comment above it.  Lines of it that begin with `@schema` hold JSON
-schema, in YAML's flow style, that is added to what the default's type says; `@free` marks an object
-that the API server checks, so that it may have other keys than those that are there.
+schema, in YAML's flow style, that is added to what the default's type says; `@labels` marks labels,
+whose names may not be the chart's own; `@free` marks an object that the API server checks, so that
+it may have other keys than those that are there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ CHART = Path("charts/zeus-operator")
 VALUES = CHART / "values.yaml"
 SCHEMA = CHART / "values.schema.json"
 PAGE = Path("docs/reference/chart.md")
+
+# A selector goes by some of them, and those of the last kind would hand the operator's rights on.
+_OWN_LABELS = (
+    r"^(app\.kubernetes\.io/(name|instance|part-of|version|managed-by)"
+    r"|helm\.sh/chart|rbac\.authorization\.k8s\.io/.*)$"
+)
+_LABELS = {
+    "additionalProperties": {"type": "string"},
+    # Not propertyNames: what helm then says names another key of values.yaml.
+    "patternProperties": {_OWN_LABELS: False},
+}
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
 
@@ -91,6 +103,8 @@ def _comment(
         said = each.strip().removeprefix("#").strip()
         if said.startswith("@schema"):
             extra.update(yaml.safe_load(said.removeprefix("@schema")))
+        elif said == "@labels":
+            extra.update(_LABELS)
         elif said == "@free":
             is_free = True
         else:

@@ -14,10 +14,11 @@ packages=(
   iptables                    # kube-proxy, kubelet
   libc6-dev
   libseccomp-dev              # to build runc
+  mount                       # mount, umount
   openssl                     # certificates
   pkg-config                  # finds libseccomp
   runc                        # tests/images run images by it
-  util-linux                  # unshare, nsenter, mount
+  util-linux                  # unshare, nsenter
 )
 
 missing=()

@@ -38,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         for file in prometheus_operator_crds(MONITORS):
             # They are too large for the annotation of a client-side apply.
             plane.kubectl("apply", "--server-side", "-f", str(file))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
         yield plane
 
 

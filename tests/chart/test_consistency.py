@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.chart.support.cases import CASES
-from tests.chart.support.helm import Helm, Rendered, Values, containers_of
+from tests.chart.support.helm import LEAST, Helm, Rendered, Values, containers_of, merged
 
 Object = dict[str, Any]
 
@@ -136,6 +137,65 @@ def test_everything_says_which_release_it_belongs_to(rendered: Rendered) -> None
             labels = each["metadata"]["labels"]
             assert labels["app.kubernetes.io/instance"] == "zeus"
             assert labels["app.kubernetes.io/managed-by"] == "Helm"
+
+
+def test_no_key_is_there_twice(rendered: Rendered) -> None:
+    """Programs would take the last one, or refuse the object."""
+    assert repeated_keys(rendered) == []
+
+
+def repeated_keys(rendered: Rendered) -> list[str]:
+    """Return each key that its mapping has twice, with its line."""
+    return [
+        f"{key.value}, line {key.start_mark.line + 1}"
+        for document in yaml.compose_all(rendered.text, yaml.CSafeLoader)
+        for key in _repeated(document)
+    ]
+
+
+def _repeated(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item)
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key
+            seen.add(key.value)
+            yield from _repeated(value)
+
+
+def test_labels_of_one_object_count_before_those_of_all(helm: Helm) -> None:
+    of_one = {"labels": {"team": "ops"}, "enabled": True}
+    kinds = {
+        "serviceMonitor": "ServiceMonitor",
+        "podMonitor": "PodMonitor",
+        "prometheusRule": "PrometheusRule",
+        "dashboards": "ConfigMap",
+    }
+    rendered = helm.render(
+        merged(
+            LEAST,
+            {
+                "commonLabels": {"team": "ml"},
+                "operator": {"podLabels": {"team": "ops"}},
+                "agent": {"podLabels": {"team": "ops"}},
+                "monitoring": dict.fromkeys(kinds, of_one),
+            },
+        )
+    )
+
+    pods = rendered.pods()
+    own = [pods["Deployment/zeus-operator"], pods["DaemonSet/zeus-agent"]]
+    objects = [each for kind in kinds.values() for each in rendered.of_kind(kind)]
+    assert {
+        each["metadata"]["labels"]["team"]
+        for each in (*own, *objects)
+        if each["metadata"].get("name") != "zeus-agent-policy"
+    } == {"ops"}
+    assert rendered.get("Deployment", "zeus-operator")["metadata"]["labels"]["team"] == "ml"
+    assert repeated_keys(rendered) == []
 
 
 def test_labels_of_the_user_are_everywhere(helm: Helm) -> None:

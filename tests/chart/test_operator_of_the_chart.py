@@ -202,6 +202,25 @@ def test_replicas_are_spread_and_nodes_are_emptied_one_at_a_time(helm: Helm) -> 
     assert budget["selector"] == deployment["selector"]
 
 
+@pytest.mark.parametrize(
+    ("component", "workload", "field", "other"),
+    [
+        ("operator", "Deployment/zeus-operator", "strategy", "Recreate"),
+        ("agent", "DaemonSet/zeus-agent", "updateStrategy", "OnDelete"),
+    ],
+)
+def test_another_way_to_replace_pods_takes_nothing_from_the_default_one(
+    helm: Helm, component: str, workload: str, field: str, other: str
+) -> None:
+    kind, _, name = workload.partition("/")
+    values = merged(LEAST, {component: {"updateStrategy": {"type": other}}})
+
+    default, changed = (helm.render(each).get(kind, name)["spec"] for each in (LEAST, values))
+
+    assert default[field].keys() == {"type", "rollingUpdate"}
+    assert changed[field] == {"type": other}
+
+
 def test_probes_ask_what_the_program_serves(helm: Helm) -> None:
     (container,) = pod(helm.render())["containers"]
 

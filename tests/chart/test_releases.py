@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,11 @@ from tests.cluster.support.api import Api
 from tests.cluster.support.control_plane import ControlPlane, KubectlError
 from tests.cluster.support.namespaces import create_namespace
 from tests.cluster.support.operator_process import OperatorProcess
-from tests.cluster.support.processes import free_ports
 from tests.support.eventually import eventually
 from zeus_operator.trust.objects import AUTHORITY_SECRET, CERTIFICATE_SECRET
+
+SLOW_SECONDS = 300.0
+"""Longest time for what takes seconds on a machine that is not busy with other tests."""
 
 EVALUATION: Values = {"image": LEAST["image"], "postgresql": {"enabled": True}}
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/zeusjobs.zeus.energy"
@@ -210,6 +214,24 @@ def test_the_password_of_the_data_stays_from_install_to_install(
     assert (upgraded, password()) == (first, first)
 
 
+def test_another_password_than_the_datas_is_refused_until_it_is_changed_there(
+    helm_here: Helm, cluster: ControlPlane, release: str
+) -> None:
+    other = merged(EVALUATION, {"postgresql": {"password": "another"}})
+    helm_here.install(EVALUATION, namespace=release)
+
+    with pytest.raises(HelmError) as caught:
+        helm_here.upgrade(other, namespace=release)
+    assert "postgresql.password is another one than the database has" in str(caught.value)
+
+    # What the message says, but for the database, whose pod nobody runs here.
+    delete = f"kubectl delete secret zeus-postgresql --namespace {release}"
+    assert f"ALTER USER zeus PASSWORD '...'; then {delete}, upgrade" in str(caught.value)
+    cluster.kubectl(*delete.split()[1:])
+    helm_here.upgrade(other, namespace=release)
+    helm_here.upgrade(other, namespace=release)  # the same one again is taken
+
+
 def test_a_second_release_is_refused(helm_here: Helm, cluster: ControlPlane, release: str) -> None:
     helm_here.install(namespace=release)
     create_namespace(cluster, other := f"{release}-b")
@@ -241,6 +263,42 @@ def test_an_unknown_key_is_refused_before_anything_is_made(
     assert found(cluster, release, "deploy,ds,svc,role,pdb") == set()
 
 
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_of_a_check_only_the_pod_that_failed_is_left(
+    helm_here: Helm, cluster: ControlPlane, release: str, phase: str
+) -> None:
+    """Account and rights go either way: they can have pods started."""
+    helm_here.install(namespace=release)
+    kinds = "sa,role,rolebinding,pod"
+
+    def said() -> str:
+        try:
+            helm_here.run("test", RELEASE, "--namespace", release, "--timeout", "300s")
+        except HelmError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(1) as side:
+        check = side.submit(said)
+        name = "zeus-operator-test"
+        all_of_it = {f"{each}/{name}" for each in ("serviceaccount", "role", "rolebinding", "pod")}
+        eventually(
+            lambda: all_of_it <= found(cluster, release, kinds) or check.done(),
+            "the check is there",
+            SLOW_SECONDS,
+        )
+        assert not check.done(), check.result()
+        # As the kubelet says how a pod has ended.
+        status = json.dumps({"status": {"phase": phase}})
+        cluster.kubectl(
+            *("patch", "pod", name, "-n", release, "--subresource=status", "--patch", status)
+        )
+        assert bool(check.result()) == (phase == "Failed"), check.result()
+
+    left = {each for each in found(cluster, release, kinds) if each.endswith(name)}
+    assert left == ({f"pod/{name}"} if phase == "Failed" else set())
+
+
 def test_the_operator_works_with_the_rights_of_the_release_and_helm_test_says_so(
     helm_here: Helm, cluster: ControlPlane, release: str, database: str, tmp_path: Path
 ) -> None:
@@ -250,26 +308,29 @@ def test_the_operator_works_with_the_rights_of_the_release_and_helm_test_says_so
         is_hook = "helm.sh/hook" in each["metadata"].get("annotations", {})
         if is_hook and each["kind"] != "Pod":
             apply(cluster, release, each)
-    (port,) = free_ports(1)
     account = cluster.kubeconfig_for("zeus-operator", release)
     settings: dict[str, Any] = {
         "agent_service": f"zeus-agent.{release}",
-        "http_port": str(port),
-        # The chart's own: a Lease of 3 s, which other tests take, is lost on a busy machine.
-        "lease_duration_seconds": "15",
-        "renew_deadline_seconds": "10",
-        "retry_period_seconds": "2",
+        # Nobody restarts the process here, as the kubelet would: no time of a busy machine is to be
+        # one after which it ends.
+        "lease_duration_seconds": "300",
+        "renew_deadline_seconds": "240",
+        "statement_timeout_seconds": "120",
+        "transaction_idle_timeout_seconds": "120",
+        "resync_seconds": "300",
     }
     operator = OperatorProcess(tmp_path, account, database, release, **settings)
     try:
-        operator.start().wait_until_ready()
-        checked = helm_test(cluster, release, port, tmp_path, patience_seconds=60)
+        operator.start().wait_until_ready(SLOW_SECONDS)
+        (port,) = map(int, re.findall(r"health and metrics on port (\d+)", operator.log))
+        checked = helm_test(cluster, release, port, tmp_path, patience_seconds=SLOW_SECONDS)
         eventually(
             lambda: (
                 {f"secret/{AUTHORITY_SECRET}", f"secret/{CERTIFICATE_SECRET}"}
                 <= found(cluster, release, "secret")
             ),
             "the agents' certificate is made",
+            SLOW_SECONDS,
         )
         assert (checked.stderr, checked.stdout) == ("", "operator: ok\napi_server: ok\n")
         assert checked.returncode == 0
@@ -281,6 +342,7 @@ def test_the_operator_works_with_the_rights_of_the_release_and_helm_test_says_so
                 in helm_test(cluster, release, port, tmp_path).stderr
             ),
             "the check finds that the policy is away",
+            SLOW_SECONDS,
         )
         operator.stop()
         assert "operator: the replica 127.0.0.1 is not ready (0)" in (
@@ -288,10 +350,11 @@ def test_the_operator_works_with_the_rights_of_the_release_and_helm_test_says_so
         )
     finally:
         operator.kill()
+        print(operator.log)  # shown only if the test fails
 
 
 def helm_test(
-    cluster: ControlPlane, namespace: str, port: int, directory: Path, patience_seconds: int = 0
+    cluster: ControlPlane, namespace: str, port: int, directory: Path, patience_seconds: float = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run the check of `helm test` with the account that its pod has."""
     user = yaml.safe_load(cluster.kubeconfig_for("zeus-operator-test", namespace).read_text())

@@ -117,6 +117,20 @@ def test_rights_that_somebody_else_gives_are_left_out(helm: Helm) -> None:
     assert not [each for each in rendered.objects if each["apiVersion"].startswith("rbac.")]
 
 
+def test_account_and_rights_of_the_check_go_however_it_ends(helm: Helm) -> None:
+    objects = helm.render(LEAST).objects
+    deleted = {
+        each["kind"]: each["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
+        for each in objects
+        if each["metadata"]["name"] == "zeus-operator-test"
+    }
+
+    stays = deleted.pop("Pod")
+    assert stays == ["before-hook-creation", "hook-succeeded"]
+    ends = [*stays, "hook-failed"]
+    assert deleted == dict.fromkeys(("ServiceAccount", "Role", "RoleBinding"), ends)
+
+
 def test_the_crd_outlives_the_release_unless_told_else(helm: Helm) -> None:
     name = ("CustomResourceDefinition", "zeusjobs.zeus.energy")
     kept = helm.render(LEAST).get(*name)

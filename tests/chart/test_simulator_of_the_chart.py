@@ -14,6 +14,7 @@ from gpu_simulator.control import main as gpu_sim
 from gpu_simulator.state import Simulator
 from tests.chart.support.helm import LEAST, Helm, Rendered, Values, containers_of, merged
 
+VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 SIMULATOR, AGENT = "DaemonSet/zeus-gpu-simulator", "DaemonSet/zeus-agent"
 
 
@@ -139,6 +140,19 @@ def test_the_agents_command_starts_an_agent_that_sees_the_gpus(helm: Helm, tmp_p
     seen = node.run({"command": shell, "args": ["-c", look]})
 
     assert seen == 42
+
+
+def test_no_runtime_brings_real_gpus_to_what_works_on_simulated_ones(helm: Helm) -> None:
+    """The image asks for all of them, where the nodes' default runtime is NVIDIA's."""
+    pods = simulated(helm).pods()
+
+    asked = {
+        each["name"]: [one.get("value") for one in each["env"] if one["name"] == VISIBLE]
+        for name in (SIMULATOR, AGENT)
+        for each in containers_of(pods[name])
+    }
+    names = ("make-gpus", "device-plugin", "wait-for-gpus", "agent")
+    assert asked == {name: ["void"] for name in names}
 
 
 def test_gpus_are_offered_from_the_folder_that_the_node_knows(helm: Helm) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,52 @@ def test_a_wrong_value_is_refused_by_its_path(helm: Helm, values: Values, path: 
     assert f"at '{path}'" in refused(helm, merged(LEAST, values))
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "helm.sh/chart",
+        # With it people would get the rights of operator and agents.
+        "rbac.authorization.k8s.io/aggregate-to-view",
+    ],
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "commonLabels",
+        "operator.podLabels",
+        "agent.podLabels",
+        "monitoring.serviceMonitor.labels",
+        "monitoring.podMonitor.labels",
+        "monitoring.prometheusRule.labels",
+        "monitoring.dashboards.labels",
+    ],
+)
+def test_labels_of_the_charts_own_are_refused_by_their_name(
+    helm: Helm, place: str, label: str
+) -> None:
+    said = refused(helm, merged(LEAST, below(place, {label: "mine"})))
+
+    assert f"at '/{place.replace('.', '/')}/{label.replace('/', '~1')}'" in said
+
+
+@pytest.mark.parametrize("place", ["operator", "agent"])
+def test_the_annotation_of_the_charts_own_is_refused_by_its_name(helm: Helm, place: str) -> None:
+    own = {"kubectl.kubernetes.io/default-container": "other"}
+
+    said = refused(helm, merged(LEAST, below(f"{place}.podAnnotations", own)))
+
+    assert f"at '/{place}/podAnnotations/kubectl.kubernetes.io~1default-container'" in said
+
+
+def below(place: str, value: Values) -> Values:
+    """Return values that have `value` at `place`, e.g. "operator.podLabels"."""
+    for key in reversed(place.split(".")):
+        value = {key: value}
+    return value
+
+
 def test_a_chart_that_has_this_one_in_it_may_have_globals(helm: Helm) -> None:
     helm.render(merged(LEAST, {"global": {"imageRegistry": "x"}}))
 
@@ -184,7 +232,24 @@ def test_the_example_of_artifact_hub_is_one_that_is_taken(tmp_path: Path) -> Non
     assert load_manifest(file, local=False).job.metadata.name == "cifar100"
 
 
-def test_no_machine_or_registry_of_ours_is_in_the_chart() -> None:
-    texts = {path: path.read_text() for path in Path(CHART).rglob("*") if path.is_file()}
+ADDRESS = re.compile(r"https?://([^/\s\"'{}]+)|\b((?:\d{1,3}\.){3}\d{1,3})\b")
+ANYBODYS = {"json-schema.org", "127.0.0.1", "0.0.0.0"}
+
+
+def test_no_folder_host_or_registry_of_who_made_it_is_in_the_chart() -> None:
+    texts = {path: path.read_text() for path in CHART.rglob("*") if path.is_file()}
+    addresses = {
+        url or ip for text in texts.values() for url, ip in ADDRESS.findall(text)
+    } - ANYBODYS
+    values = yaml.safe_load(texts[CHART / "values.yaml"])
 
     assert not [path for path, text in texts.items() if str(REPOSITORY) in text]
+    assert not {each for each in addresses if not each.endswith(".example")}
+    assert set(_registries(values)) == {"", "docker.io"}
+
+
+def _registries(values: Any) -> Iterator[str]:
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if key == "registry":
+            yield value
+        yield from _registries(value)

@@ -1,4 +1,4 @@
-"""Prometheus for all, and one scene for the session: starting it takes longer than asking it."""
+"""Prometheus for all, and one scene for a file: starting it takes longer than asking it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def programs() -> Programs:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it is much work, which no other test should run beside
 def live(
     programs: Programs, postgres_server: TestServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:

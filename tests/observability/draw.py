@@ -33,10 +33,9 @@ from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob
 from tests.cluster.support.namespaces import create_namespace
 from tests.cluster.support.operator_process import OperatorProcess
 from tests.cluster.support.zeusjobs import ZeusJobs
-from tests.observability.support.nodes import HEALTHY, trains
+from tests.observability.support.nodes import HEALTHY, node_of_the_tests, trains
 from tests.observability.support.programs import find_programs
 from tests.observability.support.server import Prometheus, Target
-from tests.support.cluster_node import cluster_node
 from tests.support.eventually import eventually
 from tests.support.postgres import test_server
 from tools.dashboards import DASHBOARDS
@@ -160,7 +159,9 @@ def job_figure(folder: Path) -> Figure:
         operator = stack.enter_context(_recurring_job(folder))
         (port, *_) = re.findall(r"health and metrics on port (\d+)", operator.log)
         target = Target("zeus-operator", f"127.0.0.1:{port}", {})
-        prometheus = stack.enter_context(Prometheus(find_programs().prometheus, folder, [target]))
+        prometheus = stack.enter_context(
+            Prometheus(find_programs().prometheus, folder, [target], "1s")
+        )
         runs = f'sum(zeus_operator_recurrences_total{{zeusjob="{JOB}"}}) >= {RUNS}'
         eventually(lambda: prometheus.query(runs), f"{RUNS} runs have ended", 600.0)
         first = prometheus.value("min_over_time(timestamp(zeus_operator_leader)[1h:1s])")
@@ -176,11 +177,11 @@ def job_figure(folder: Path) -> Figure:
 def node_figure(folder: Path) -> Figure:
     """Let a run train and a notebook hold limits on a node, and draw its dashboard."""
     titles = ("Power and limits", "Limits: wanted, set, enforced", "Limits held")
-    with cluster_node(("V100", "V100")) as node:
+    with node_of_the_tests(("V100", "V100")) as node:
         node.start_agent()
         training, other = node.uuids
         target = Target("zeus-agent", node.probes, {"node": HEALTHY})
-        with Prometheus(find_programs().prometheus, folder, [target]) as prometheus:
+        with Prometheus(find_programs().prometheus, folder, [target], "1s") as prometheus:
             run = node.pod(
                 "cifar100-1", training, namespace=NAMESPACE, labels={"zeus.energy/job": JOB}
             )

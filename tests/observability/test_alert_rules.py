@@ -16,6 +16,7 @@ from tests.observability.support.alert_case import Case, promtool_tests
 from tests.observability.support.operator_alert_cases import OPERATOR_CASES
 from tests.observability.support.programs import Programs
 from tests.observability.support.server import RULES, rules_as_the_chart_has_them
+from tests.observability.support.server import RUNBOOKS as SHOWN_RUNBOOKS
 from tests.observability.support.shipped import (
     FROM_PROMETHEUS,
     FROM_THE_PROCESS,
@@ -66,6 +67,39 @@ def test_each_alert_fires_when_it_should_and_is_silent_when_not(
     programs: Programs, tmp_path: Path, cases: Sequence[Case], files: tuple[str, ...]
 ) -> None:
     hold(programs, tmp_path, list(promtool_tests(cases)), *files)
+
+
+def test_what_a_job_costs_more_is_said_without_a_sign(programs: Programs, tmp_path: Path) -> None:
+    """The upper bound of what it has saved is -0.2: it has cost 1.2 times the default or more."""
+    (rule,) = [rule for rule in alerts() if rule.name == "ZeusJobCostsMore"]
+    (case,) = [case for case in CASES if case.alert == rule.name]
+    group = {
+        "name": rule.name,
+        "interval": "1m",
+        "input_series": [{"series": key, "values": text} for key, text in case.fires.items()],
+        "alert_rule_test": [
+            {
+                "alertname": rule.name,
+                "eval_time": f"{case.after}m",
+                "exp_alerts": [
+                    {
+                        "exp_labels": {
+                            "severity": "info",
+                            "namespace": "vision",
+                            "zeusjob": "cifar100",
+                        },
+                        "exp_annotations": {
+                            "summary": "ZeusJob vision/cifar100 costs more than its default",
+                            "description": "The whole 95 % interval of what it has saved lies "
+                            "below 0: it has cost at least 20% more than the default would have.",
+                            "runbook_url": f"{SHOWN_RUNBOOKS}/{rule.name}.md",
+                        },
+                    }
+                ],
+            }
+        ],
+    }
+    hold(programs, tmp_path, [group], "jobs")
 
 
 def test_each_alert_has_its_cases() -> None:

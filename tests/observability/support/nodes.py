@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from gpu_simulator import UNTIL_CLEARED, Scope
+from tests.cluster.support.processes import end, spawn
 from tests.observability.support.recorded_operator import NAMESPACE, SAVING
 from tests.support.cluster_node import SERVER_NAME, ClusterNode, Pod, cluster_node, fresh
 from tests.support.eventually import eventually
@@ -28,6 +28,30 @@ POLICY = "version: 1\ngpus: [{model: '*A40*', defaultPercent: 80}]\n"
 _ROOT = Path(__file__).resolve().parents[3]
 _TRAINING = _ROOT / "tests" / "support" / "training_loop.py"
 _EPOCHS = 100_000  # it trains until the test ends
+PATIENCE_SECONDS = 300.0
+"""For a program that starts, on a machine that has other work."""
+
+# Many times what a visit to the simulator takes: an agent that waits for a CPU has no sick GPU.
+_NVML_TIMEOUT = ("--nvml-timeout-seconds", "5")
+
+# The agent, killed by the kernel when the thread that started it ends: that of the tests.
+_DIES_WITH_THE_TESTS = """
+import ctypes, os, signal, sys
+if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:  # PR_SET_PDEATHSIG
+    sys.exit("prctl(PR_SET_PDEATHSIG) failed")
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit("the parent has ended")
+from zeus_agent.main import main
+sys.exit(main())
+"""
+
+
+@contextlib.contextmanager
+def node_of_the_tests(models: Sequence[str]) -> Iterator[ClusterNode]:
+    """Yield a node whose agent, which is not started yet, never outlives the tests."""
+    with cluster_node(models) as node:
+        node.program = ["-c", _DIES_WITH_THE_TESTS, str(os.getpid())]
+        yield node
 
 
 @contextlib.contextmanager
@@ -37,12 +61,12 @@ def healthy_node() -> Iterator[ClusterNode]:
     A GPU is shared and one is idle, so that energy of each kind is counted; the A40 has a node
     default.
     """
-    with cluster_node(("V100", "V100", "A40", "V100")) as node:
+    with node_of_the_tests(("V100", "V100", "A40", "V100")) as node:
         policy = node.folder / "policy.yaml"
         policy.write_text(POLICY)
         node.simulator.set("time_scale", 0.1)
         _show_certificate(node, days=90)
-        node.start_agent("--policy", str(policy))
+        node.start_agent("--policy", str(policy), *_NVML_TIMEOUT)
         training, notebook, shared, _idle = node.uuids
         run = node.pod(
             fresh("cifar100-1"), training, namespace=NAMESPACE, labels={"zeus.energy/job": SAVING}
@@ -55,6 +79,7 @@ def healthy_node() -> Iterator[ClusterNode]:
             eventually(
                 lambda: 'zeus_agent_run_best_metric{namespace="vision"' in node.shown(),
                 "the run has reported",
+                PATIENCE_SECONDS,
             )
             yield node
 
@@ -77,36 +102,30 @@ def trains(pod: Pod, gpu: str) -> Iterator[None]:
         "ZEUS_RESULT_PATH": str(pod.node.folder / "result"),
     }
     plan = {"metrics": [0.2, 0.5, 0.7], "repeat_last": True, "steps": 40, "max_epochs": _EPOCHS}
-    with (pod.node.folder / "training.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(_TRAINING), json.dumps(plan)],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+    command = [sys.executable, str(_TRAINING), json.dumps(plan)]
+    process = spawn(command, pod.node.folder / "training.log", env=environ)
     try:
         yield
     finally:
-        process.kill()
-        process.wait(60)
+        end(process, kill=True)
 
 
 @contextlib.contextmanager
 def second_node() -> Iterator[ClusterNode]:
     """Yield a node on which `make_sick` can do its worst; its kubelet has never answered."""
-    with cluster_node(("V100", "V100", "V100", "V100")) as node:
+    with node_of_the_tests(("V100", "V100", "V100", "V100")) as node:
         (node.folder / "policy.yaml").write_text("version: 1\n")
         _show_certificate(node, days=7)
         node.run(node.kubelet.stop())
-        node.start_agent("--policy", str(node.folder / "policy.yaml"), is_ready=False)
+        policy = ("--policy", str(node.folder / "policy.yaml"))
+        node.start_agent(*policy, *_NVML_TIMEOUT, is_ready=False)
         yield node
 
 
 @contextlib.contextmanager
 def blind_node() -> Iterator[ClusterNode]:
     """Yield a node whose agent has neither a driver nor a certificate."""
-    with cluster_node(("V100",)) as node:
+    with node_of_the_tests(("V100",)) as node:
         node.certificate.unlink()
         node.start_agent(without_driver=True, is_ready=False)
         yield node

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.observability.support.nodes import (
     BLIND,
     HEALTHY,
+    PATIENCE_SECONDS,
     SICK,
     blind_node,
     healthy_node,
@@ -62,8 +63,9 @@ def scene(programs: Programs, folder: Path, server: TestServer) -> Iterator[Scen
         with Prometheus(programs.prometheus, folder, targets) as prometheus:
             # What a counter counts before its first scrape is no increase.
             eventually(
-                lambda: prometheus.query(f'count_over_time(up{{node="{SICK}"}}[1m]) > 2'),
+                lambda: prometheus.query(f'sum_over_time(up{{node="{SICK}"}}[1m]) > 2'),
                 "the second node was scraped while it was well",
+                PATIENCE_SECONDS,
             )
             with make_sick(sick):
                 served = (operator.address, healthy.probes, sick.probes, blind.probes)

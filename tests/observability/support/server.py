@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -17,13 +16,15 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.support.processes import end, free_ports, spawn
 from tests.support.eventually import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RULES = REPOSITORY / "charts" / "zeus-operator" / "files" / "rules"
 RUNBOOKS = "https://runbooks.example"
 
-SCRAPE_INTERVAL = RULE_INTERVAL = "1s"
+INTERVAL = "2s"
+"""Of scrapes and rules.  A scrape may take as long, which it does on a busy machine."""
 _OWN_INTERVAL = re.compile(r"^ +interval: .*\n", re.MULTILINE)
 
 
@@ -52,17 +53,20 @@ class Prometheus:
         program: the server.
         folder: takes its data, rules and log.
         targets: what it scrapes.
+        interval: of scrapes, the longest that one may take, and of rules.
     """
 
-    def __init__(self, program: Path, folder: Path, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, program: Path, folder: Path, targets: Sequence[Target], interval: str = INTERVAL
+    ) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        (port,) = free_ports(1)
+        self._address = f"127.0.0.1:{port}"
         rules = rules_as_the_chart_has_them(folder)
         for each in rules:  # nobody waits five minutes for a test
             each.write_text(_OWN_INTERVAL.sub("", each.read_text()))
         configuration = folder / "prometheus.yaml"
-        configuration.write_text(yaml.safe_dump(_configuration(rules, targets)))
+        configuration.write_text(yaml.safe_dump(_configuration(rules, targets, interval)))
         self._command = [
             str(program),
             f"--config.file={configuration}",
@@ -74,9 +78,7 @@ class Prometheus:
 
     def __enter__(self) -> Prometheus:
         log = self._folder / "prometheus.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(self._command, stdout=output, stderr=output)
-        self._process = process
+        process = self._process = spawn(self._command, log)
 
         def is_ready() -> bool:
             assert process.poll() is None, f"Prometheus has ended:\n{log.read_text()}"
@@ -96,8 +98,7 @@ class Prometheus:
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(60)
+            end(self._process, kill=True)
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """Return the samples of an instant query, those that are not a number left out.
@@ -110,10 +111,19 @@ class Prometheus:
             return [{"metric": {}, "value": data["result"]}]
         return [each for each in data["result"] if each["value"][1] != "NaN"]
 
+    def values(self, expr: str) -> list[float]:
+        """Return the values of a query."""
+        return [float(sample["value"][1]) for sample in self.query(expr)]
+
     def value(self, expr: str) -> float:
         """Return the value of a query that has exactly one sample."""
-        (sample,) = self.query(expr)
-        return float(sample["value"][1])
+        (value,) = self.values(expr)
+        return value
+
+    def labels(self, expr: str, *names: str) -> set[tuple[str, ...]]:
+        """Return what the samples of a query have as these labels."""
+        found = (sample["metric"] for sample in self.query(expr))
+        return {tuple(metric.get(name, "") for name in names) for metric in found}
 
     def over_time(self, expr: str, seconds: float, step_seconds: float) -> list[dict[str, Any]]:
         """Return the series of a range query that ends now."""
@@ -149,16 +159,18 @@ class Prometheus:
             raise AssertionError(f"Prometheus refuses {parameters}: {words}") from None
 
 
-def _configuration(rules: Sequence[Path], targets: Sequence[Target]) -> dict[str, Any]:
+def _configuration(
+    rules: Sequence[Path], targets: Sequence[Target], interval: str
+) -> dict[str, Any]:
     jobs = dict.fromkeys(target.job for target in targets)
     return {
-        "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": RULE_INTERVAL},
+        "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [str(path) for path in rules],
         "scrape_configs": [
             {
                 "job_name": job,
                 "honor_labels": True,
-                "scrape_timeout": SCRAPE_INTERVAL,
+                "scrape_timeout": interval,
                 "static_configs": [
                     {"targets": [target.address], "labels": dict(target.labels)}
                     for target in targets

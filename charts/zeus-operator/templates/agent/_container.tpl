@@ -27,9 +27,6 @@
 {{- $mode := include "zeus-operator.nvidia-mode" . -}}
 {{- if eq $mode "simulator" -}}
 {{- include "zeus-operator.simulator-env" . }}
-# Where the node's default runtime is NVIDIA's, it is to bring nothing.
-- name: NVIDIA_VISIBLE_DEVICES
-  value: void
 {{- else if eq $mode "hostPath" -}}
 - name: LD_LIBRARY_PATH
   value: /opt/nvidia/lib

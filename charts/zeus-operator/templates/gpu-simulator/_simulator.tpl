@@ -1,6 +1,9 @@
 {{- define "zeus-operator.simulator-env" -}}
 - name: GPU_SIM_STATE
   value: {{ .Values.gpuSimulator.directory }}/state
+# The image asks for all GPUs; where the node's default runtime is NVIDIA's, it is to bring nothing.
+- name: NVIDIA_VISIBLE_DEVICES
+  value: void
 {{- end }}
 
 {{- /*

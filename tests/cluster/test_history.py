@@ -22,7 +22,7 @@ from tests.cluster.support.kubectl_zeus import KubectlZeus
 from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob
 from tests.cluster.support.operator_process import OperatorProcess
 from tests.cluster.support.zeusjobs import ZeusJobs
-from tests.support.eventually import eventually
+from tests.support.eventually import DEADLINE_SECONDS, eventually
 from zeus_operator.cli.main import main as zeusctl_program
 from zeus_operator.history.document import ProjectedHistory, read
 
@@ -32,6 +32,8 @@ Zeusctl = Callable[..., str]
 
 NAME = "job-zeus-history"
 KEY = "history.json.gz"
+BACKED_OFF_SECONDS = 300.0
+"""Within this it is tried again, however long something has stood in the way during two runs."""
 VIEW = ("system:aggregate-to-view", "zeusjobs-view")
 """What `view` is made of: no controller puts it together here."""
 
@@ -81,12 +83,12 @@ def projected(zeusjobs: ZeusJobs) -> ProjectedHistory | None:
     return read(base64.b64decode(data)) if data else None
 
 
-def shows_runs(zeusjobs: ZeusJobs, count: int) -> None:
+def shows_runs(zeusjobs: ZeusJobs, count: int, deadline_seconds: float = DEADLINE_SECONDS) -> None:
     def ended() -> int:
         found = projected(zeusjobs)
         return sum(r.ended_at is not None for r in found.recurrences) if found else -1
 
-    eventually(lambda: ended() == count, f"the history shows {count} recurrences")
+    eventually(lambda: ended() == count, f"the history shows {count} recurrences", deadline_seconds)
 
 
 def put(zeusjobs: ZeusJobs, name: str = NAME, **parts: Any) -> Object:
@@ -205,7 +207,7 @@ def test_a_strangers_stays_as_it_is_and_runs_go_on(
     assert f"{NAME} is not this ZeusJob's history but somebody else's" in errors
 
     zeusjobs.api.delete(path(zeusjobs))
-    shows_runs(zeusjobs, 2)
+    shows_runs(zeusjobs, 2, BACKED_OFF_SECONDS)
     assert len(zeus.json("history", "job")["recurrences"]) == 2
 
 
@@ -229,7 +231,7 @@ def test_what_a_quota_refuses_is_said_and_runs_go_on(
     assert zeusjobs.condition("job", "Ready")["status"] == "True"
 
     zeusjobs.api.delete(f"{quotas}/none")
-    shows_runs(zeusjobs, 2)
+    shows_runs(zeusjobs, 2, BACKED_OFF_SECONDS)
 
 
 def test_a_reset_empties_it(
@@ -259,6 +261,7 @@ def test_one_that_was_deleted_comes_back_with_the_next_run(
     zeusjobs.annotate("job", run="again")
 
     shows_runs(zeusjobs, 2)
+    assert zeusjobs.events("HistoryRefused") == [], "nobody has refused anything"
 
 
 def test_before_anything_has_happened_the_plugin_says_so(
@@ -289,6 +292,36 @@ def test_who_may_not_read_config_maps_is_told_which_right_is_missing(
     assert code == 1
     assert f"you need the right to `get` `configmaps` in namespace {namespace}" in errors
     assert "is forbidden" in errors
+
+
+def test_whoever_edits_it_chooses_neither_a_file_nor_what_a_terminal_does(
+    zeus: KubectlZeus, zeusjobs: ZeusJobs, make_operator: MakeOperator, make_node: MakeNode
+) -> None:
+    make_node(SyntheticJob())
+    make_operator().start()
+    zeusjobs.apply("job", runs=1)
+    shows_runs(zeusjobs, 1)
+
+    def edit(change: Callable[[Object], None]) -> None:
+        packed = base64.b64decode(config_map(zeusjobs)["binaryData"][KEY])
+        document = json.loads(gzip.decompress(packed))
+        change(document)
+        data = base64.b64encode(gzip.compress(json.dumps(document).encode())).decode()
+        zeusjobs.api.patch(path(zeusjobs), {"binaryData": {KEY: data}})
+
+    def speak(document: Object) -> None:
+        document["recurrences"][0]["attempts"][0]["decision"]["sentence"] = "a\x1b[2Jb"
+
+    edit(speak)
+    assert "a [2Jb" in zeus.out("explain", "job")
+    explained = zeus.json("explain", "job")["attempts"][0]
+    assert explained["reason"] == "a\x1b[2Jb"
+
+    edit(lambda document: document["job"].update(name="../outside"))
+    code, _, errors = zeus("report", "job")
+    assert code == 1
+    assert "it is the history of another ZeusJob" in errors
+    assert not list(zeus.directory.parent.rglob("*-report.html"))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +26,14 @@ from zeus_operator.history import config_map
 from zeus_operator.history.config_map import Whose
 from zeus_operator.history.document import ProjectedHistory, UnreadableHistory, read
 from zeus_operator.kube import KubeError, NotFound, Object, path_of
+from zeus_operator.records import JobRecord
+from zeus_operator.status.text import cut
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FORBIDDEN = 403
+_MAX_NAMED = 400
+"""Bytes of a name that may be anything."""
 
 
 def _output(command: Command) -> Command:
@@ -117,7 +121,11 @@ def _read(found: Object, zeusjob: Object, where: str) -> ProjectedHistory:
             pass
     try:
         packed = base64.b64decode((found.get("binaryData") or {})[config_map.KEY], validate=True)
-        return read(packed)
+        history = read(packed)
+        # Whoever may edit the ConfigMap must not choose what is shown, or which file is written.
+        why = _named_otherwise(history.job, metadata)
+        if not why:
+            return history
     except KeyError:
         why = f"it has no {config_map.KEY}"
     except binascii.Error as error:
@@ -128,6 +136,16 @@ def _read(found: Object, zeusjob: Object, where: str) -> ProjectedHistory:
         f"{where} can't be read: {why}. If somebody has changed it: delete it, and the operator "
         "makes it anew at the next run"
     )
+
+
+def _named_otherwise(job: JobRecord, metadata: Mapping[str, Any]) -> str:
+    """Return why the job of a history is not the ZeusJob beside which it is; "": it is."""
+    if (job.namespace, job.name, job.uid) == tuple(
+        metadata[name] for name in ("namespace", "name", "uid")
+    ):
+        return ""
+    named = cut(f"{job.key} (uid {job.uid})", _MAX_NAMED)
+    return f"it is the history of another ZeusJob, {named}"
 
 
 def _why_absent(zeusjob: Object, where: str) -> str:

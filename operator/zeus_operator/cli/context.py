@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import click
 
 from zeus_operator.api.manifest import ManifestError
 from zeus_operator.cli.failures import CommandError, ExitCode, WrongInput
+from zeus_operator.cli.tables import printable
 from zeus_operator.cli.views import to_json
 from zeus_operator.executors.base import ChildCollision
 from zeus_operator.executors.local import LocalExecutorError
@@ -96,7 +97,7 @@ def errors_reported() -> Iterator[None]:
 
 def _fail(messages: list[str], code: ExitCode) -> None:
     for message in messages:
-        click.echo(" ".join(message.split()), err=True)
+        click.echo(" ".join(printable(message).split()), err=True)
     raise click.exceptions.Exit(int(code))
 
 
@@ -129,6 +130,6 @@ def print_json(value: Any) -> None:
     click.echo(to_json(value, indent=2))
 
 
-def print_lines(lines: list[str]) -> None:
-    """Print lines of text."""
-    click.echo("\n".join(lines))
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of text, whatever is in them."""
+    click.echo("\n".join(map(printable, lines)))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from zeus_operator.cli.context import print_lines
 from zeus_operator.cli.explaining import Explanation, explanation_lines, explanation_view
 from zeus_operator.cli.explaining import explain as explain_attempts
 from zeus_operator.cli.failures import ExitCode, WrongInput
@@ -48,10 +49,10 @@ def show_history(source: JobHistory, limit: int | None, kind: str | None, *, is_
         view = [recurrence_view(recurrence) for recurrence in recurrences]
         _print_json(source, {"recurrences": view})
     elif recurrences:
-        click.echo("\n".join(history_table(recurrences)))
+        print_lines(history_table(recurrences))
         _say_left_out(source)
     else:
-        click.echo(f"{source.job.key} has no recurrence yet.")
+        print_lines([f"{source.job.key} has no recurrence yet."])
 
 
 def explain_options(command: Command) -> Command:
@@ -86,7 +87,7 @@ def show_explanation(source: JobHistory, run: str | None, kind: str, *, is_json:
         view = [explanation_view(explanation) for explanation in explanations]
         _print_json(source, {"attempts": view})
     else:
-        click.echo("\n".join(_text(explanations)))
+        print_lines(_text(explanations))
         _say_left_out(source)
     if any(explanation.differs for explanation in explanations):
         raise click.exceptions.Exit(int(ExitCode.RUN_FAILED))
@@ -144,7 +145,7 @@ def show_report(source: JobHistory, out: Path | None, *, is_json: bool) -> None:
         view = {"report": str(path), "savings": savings_view(findings.savings)}
         _print_json(source, view)
     else:
-        click.echo(f"{headline(findings.savings)}\nReport: {path}")
+        print_lines([headline(findings.savings), f"Report: {path}"])
         _say_left_out(source)
 
 

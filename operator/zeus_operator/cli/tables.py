@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(line: str) -> str:
+    """Return a line with a blank for each character that can't be printed.
+
+    Words come from pods and from whoever may write to the cluster: none may steer a terminal or
+    begin a line of its own.
+    """
+    return "".join(each if each.isprintable() else " " for each in line)
+
+
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset({0})
 ) -> list[str]:

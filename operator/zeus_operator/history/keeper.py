@@ -100,10 +100,15 @@ class HistoryKeeper:
         """
         if version:
             body = config_map.patch(key.name, uid, version, made, made_of)
-            answer = self._client.request(
-                "PATCH", _path(key), body=body, content_type=MERGE_PATCH, accept=_METADATA
-            )
-            return _kept(answer)
+            try:
+                answer = self._client.request(
+                    "PATCH", _path(key), body=body, content_type=MERGE_PATCH, accept=_METADATA
+                )
+                return _kept(answer)
+            except NotFound:
+                # Somebody has deleted it since it was seen.  What has taken its name meanwhile,
+                # if anything has, is safe: nothing is created over it.
+                self._guard()
         body = config_map.manifest(key.namespace, key.name, uid, made, made_of)
         collection = path_of("v1", "configmaps", key.namespace)
         return _kept(self._client.request("POST", collection, body=body, accept=_METADATA))

@@ -21,6 +21,7 @@ from zeus_operator.kube import (
     KubeClient,
     KubeError,
     KubeUnavailable,
+    NotFound,
     path_of,
 )
 from zeus_operator.leader import LeadershipLost
@@ -36,9 +37,19 @@ from zeus_operator.world import Key
 BACKOFF = Backoff(first_seconds=1.0, cap_seconds=600.0)
 LET_PASS_SECONDS = 2.0
 """So long one history waits for runs that wait."""
+MAX_AT_ONCE = 500
+"""Recurrences of a history that a reconcile writes itself; more take too long (about 0.1 s)."""
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 10.0
+_AFTER_FAULT_SECONDS = 1.0
 _EVENTS_REMEMBERED = 20_000
+_EVENT_KEPT_SECONDS = 3600
+"""After that Kubernetes drops Events, unless it is told otherwise."""
+_COLLISION = "HistoryCollision"
+_REFUSED = "HistoryRefused"
+
+_PASSES = (KubeUnavailable, Conflict, NotFound)
+"""Nothing for a user to mend; what is not found is the namespace, which goes with its ZeusJobs."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +95,8 @@ class HistoryProjector:
         self._keeper = HistoryKeeper(client, guard)
         self._lock = threading.Lock()
         self._wishes: dict[str, _Wish] = {}  # by uid
-        self._said: Recent[bool] = Recent(_EVENTS_REMEMBERED)  # names of Events
+        # The hour in which it was said last, by what is wrong with which ZeusJob.
+        self._said: Recent[int] = Recent(_EVENTS_REMEMBERED)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="histories", daemon=True)
 
@@ -123,7 +135,7 @@ class HistoryProjector:
             self._wishes[job.uid] = wish
         if waits:
             return  # with what is to be written then
-        if recurrences is None or self._is_busy():
+        if recurrences is None or len(recurrences) > MAX_AT_ONCE or self._is_busy():
             self._queue.add(job.uid)
             return
         try:
@@ -131,14 +143,15 @@ class HistoryProjector:
         except LeadershipLost:
             raise
         except Exception as error:
-            self._failed(wish, error)
-            self._queue.add_after(job.uid, BACKOFF.first_seconds)
+            self._put_off(wish, error)
 
     def forget(self, uid: str) -> None:
         """Drop what is known of a ZeusJob that is gone."""
         with self._lock:
             self._wishes.pop(uid, None)
         self._keeper.forget(uid)
+        self._queue.forget(uid)
+        self._healed(uid)
 
     def take_next(self, timeout_seconds: float) -> bool:
         """See to the next history that waits and is due; returns whether there was one.
@@ -152,6 +165,7 @@ class HistoryProjector:
         with self._lock:
             wish = self._wishes.get(uid)
         if wish is None:  # it is gone
+            self._queue.forget(uid)
             self._queue.done(uid)
             return True
         try:
@@ -160,19 +174,22 @@ class HistoryProjector:
         except LeadershipLost:
             raise
         except Exception as error:  # whatever it is: another try may succeed, and nobody waits
-            self._failed(wish, error)
-            self._queue.retry(uid)
+            self._put_off(wish, error)
         finally:
             self._queue.done(uid)
         return True
 
     def _run(self) -> None:
-        try:
-            while not self._ended.is_set():
+        while not self._ended.is_set():
+            try:
                 self._let_pass()
                 self.take_next(1.0)
-        except LeadershipLost as error:
-            _log.info("no more histories are written: %s", error)
+            except LeadershipLost as error:
+                _log.info("no more histories are written: %s", error)
+                return
+            except Exception:  # a thread that has died writes none any more, and nobody sees it
+                _log.exception("a history can't be seen to; others are")
+                self._ended.wait(_AFTER_FAULT_SECONDS)
 
     def _let_pass(self) -> None:
         waited = 0.0
@@ -187,6 +204,7 @@ class HistoryProjector:
         except _Gone:
             self.forget(wish.uid)
             return
+        self._healed(wish.uid)
         with self._lock:
             if self._wishes.get(wish.uid) == wish:
                 del self._wishes[wish.uid]
@@ -210,14 +228,19 @@ class HistoryProjector:
 
     # What could not be written ---------------------------------------------------
 
-    def _failed(self, wish: _Wish, error: Exception) -> None:
-        """Say why; users hear of it if it does not heal by itself."""
+    def _put_off(self, wish: _Wish, error: Exception) -> None:
+        """Try it again later, and say why."""
+        is_first = self._queue.failures(wish.uid) == 0
+        self._queue.retry(wish.uid)  # first: whatever becomes of the words
+        self._tell(wish, error, is_first=is_first)
+
+    def _tell(self, wish: _Wish, error: Exception, *, is_first: bool) -> None:
+        """Say what is wrong; users hear of it if it does not heal by itself."""
         words = f"{wish.key}: its history can't be written: {error}"
         if not isinstance(error, (KubeError, StoreError, NotOurs, FormerThere)):
             # Something of ours is wrong, or in the history.
             _log.error("%s", words, exc_info=error)
             return
-        is_first = self._queue.failures(wish.uid) == 0
         _log.log(logging.WARNING if is_first else logging.DEBUG, "%s", words)
         name = config_map.name_of(wish.key.name)
         if isinstance(error, NotOurs):
@@ -225,18 +248,25 @@ class HistoryProjector:
                 f"the ConfigMap {name} is there and is not this ZeusJob's, so its history can't be "
                 "shown; delete or rename that one. Runs go on."
             )
-            self._say(wish, "HistoryCollision", text)
-        elif isinstance(error, KubeError) and not isinstance(error, (KubeUnavailable, Conflict)):
+            self._say(wish, _COLLISION, text)
+        elif isinstance(error, KubeError) and not isinstance(error, _PASSES):
             text = f"the ConfigMap {name} can't be written: {error.message}. Runs go on."
-            self._say(wish, "HistoryRefused", text)
+            self._say(wish, _REFUSED, text)
 
     def _say(self, wish: _Wish, reason: str, text: str) -> None:
-        """Post an Event, once: its name says what is wrong, not in which words."""
-        digest = hashlib.sha256(f"{wish.uid}/{reason}".encode()).hexdigest()[:16]
-        name = f"{wish.key.name}.{digest}"
-        if self._said.get(name) is not None:
+        """Post an Event, once an hour until it heals.
+
+        Its name says with which history what is wrong and in which hour, not in which words: those
+        change from try to try.
+        """
+        now = self._clock()
+        hour = int(now.timestamp()) // _EVENT_KEPT_SECONDS
+        said = _said_key(wish.uid, reason)
+        if self._said.get(said) == hour:
             return
-        note = EventNote(name, EventType.WARNING, reason, text, self._clock())
+        subject = f"{wish.uid}/{reason}/{wish.made_of}/{hour}"
+        name = f"{wish.key.name}.{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+        note = EventNote(name, EventType.WARNING, reason, text, now)
         namespace = wish.key.namespace
         manifest = event_manifest(note, namespace, wish.key.name, wish.uid)
         try:
@@ -246,4 +276,13 @@ class HistoryProjector:
         except KubeError as error:
             _log.warning("%s: an Event can't be posted: %s", wish.key, error.message)
             return
-        self._said.put(name, True)
+        self._said.put(said, hour)
+
+    def _healed(self, uid: str) -> None:
+        """Forget what was said of a ZeusJob: if it goes wrong again, that is news."""
+        for reason in (_COLLISION, _REFUSED):
+            self._said.drop(_said_key(uid, reason))
+
+
+def _said_key(uid: str, reason: str) -> str:
+    return f"{uid}/{reason}"

@@ -88,6 +88,16 @@ def test_the_template_of_the_workload_stays_out() -> None:
     assert read(data).job.spec["objective"] == SPEC["objective"]
 
 
+def test_what_people_have_asked_for_and_where_files_are_stays_out() -> None:
+    asked = replace(job_record(), handled={"zeus.energy/run": "asked-by-hunter"})
+
+    data = packed(job=asked)
+
+    assert b"hunter" not in gzip.decompress(data)
+    assert asked.manifest_path.encode() not in gzip.decompress(data)
+    assert read(data).job.handled == {}
+
+
 def test_results_and_outputs_of_runs_stay_out_but_for_the_note() -> None:
     run = HISTORY[0].attempts[0]
     result = run.executions[0].result

@@ -9,7 +9,7 @@ import pytest
 from tests.support.config_maps import NAME, OWNER, ConfigMaps
 from zeus_operator.history import config_map
 from zeus_operator.history.keeper import FormerThere, HistoryKeeper, NotOurs
-from zeus_operator.kube import Conflict, KubeError, NotFound, Refused
+from zeus_operator.kube import Conflict, KubeError, Refused
 from zeus_operator.world import Key
 
 KEY = Key("default", "digits")
@@ -81,15 +81,37 @@ def test_another_process_looks_once_and_writes_nothing_that_is_there(bench: Benc
     assert bench.cluster.requests == ["GET", "PATCH"]
 
 
-def test_one_that_has_been_deleted_is_made_anew_by_the_next_try_but_one(bench: Bench) -> None:
+def test_one_that_has_been_deleted_is_made_anew_at_once(bench: Bench) -> None:
     bench.keep("one")
     del bench.cluster.objects[NAME]
+    bench.cluster.requests.clear()
 
-    with pytest.raises(NotFound):
-        bench.keep("two")
     bench.keep("two")
 
     assert bench.cluster.contents == b"history of two"
+    assert bench.cluster.requests == ["PATCH", "POST"]
+
+
+def test_who_loses_the_lead_before_a_deleted_one_is_made_anew_writes_nothing(bench: Bench) -> None:
+    class Lost(Exception):  # noqa: N818
+        pass
+
+    class Leads:
+        times = 2  # before it is created, and before it is changed
+
+        def __call__(self) -> None:
+            self.times -= 1
+            if self.times < 0:
+                raise Lost
+
+    keeper = HistoryKeeper(bench.cluster, Leads())
+    keeper.keep(KEY, "uid-1", "one", lambda: b"one")
+    del bench.cluster.objects[NAME]
+
+    with pytest.raises(Lost):
+        keeper.keep(KEY, "uid-1", "two", lambda: b"two")
+
+    assert bench.cluster.objects == {}
 
 
 @pytest.mark.parametrize(

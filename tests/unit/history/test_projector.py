@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +14,8 @@ from tests.support.config_maps import NAME, ConfigMaps
 from tests.support.eventually import eventually
 from tests.support.histories import START, Try, recurrence, store_history
 from zeus_operator.history.document import ProjectedHistory, read
-from zeus_operator.history.projector import BACKOFF, HistoryProjector
-from zeus_operator.kube import KubeError, KubeUnavailable, Refused
+from zeus_operator.history.projector import BACKOFF, MAX_AT_ONCE, HistoryProjector
+from zeus_operator.kube import KubeError, KubeUnavailable, NotFound, Object, Refused
 from zeus_operator.leader import LeadershipLost
 from zeus_operator.records import JobRecord, RecurrenceRecord
 from zeus_operator.store.store import Store
@@ -31,12 +33,38 @@ class Latest(random.Random):
         return 1.0
 
 
+class Cluster(ConfigMaps):
+    """A cluster in which something happens while it is asked.
+
+    Attributes:
+        meanwhile: called once, within the next request to ConfigMaps.
+        events_fault: raised when an Event is posted.
+        posts: how often an Event was to be posted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], None] | None = None
+        self.events_fault: Exception | None = None
+        self.posts = 0
+
+    def request(self, method: str, path: str, *, body: Object | None = None, **rest: Any) -> Object:
+        if path.endswith("/events"):
+            self.posts += 1
+            if self.events_fault is not None:
+                raise self.events_fault
+        elif self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            happens()
+        return super().request(method, path, body=body, **rest)
+
+
 class Bench:
     """A projector without its thread: a test takes what waits, by a clock that it moves."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.cluster = ConfigMaps()
+        self.cluster = Cluster()
         self.seconds = 0.0
         self.is_busy = False
         self.leads = True
@@ -45,7 +73,7 @@ class Bench:
         self.projector = HistoryProjector(
             store,
             self.cluster,
-            lambda: datetime(2026, 3, 2, tzinfo=UTC),
+            lambda: datetime(2026, 3, 2, tzinfo=UTC) + timedelta(seconds=self.seconds),
             self.guard,
             lambda: self.is_busy,
             queue,
@@ -160,6 +188,74 @@ def test_what_the_api_server_refuses_is_said_once_in_its_words_and_tried_again(
     assert len(bench.shown.recurrences) == 1
 
 
+def test_of_a_failure_that_goes_on_there_is_one_event_and_one_warning(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.cluster.refuses = FORBIDDEN
+    bench.project("one")
+    for _ in range(3):
+        bench.delay_until_next()
+
+    assert bench.cluster.posts == 1
+    (said,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert "its history can't be written: configmaps is forbidden" in said.getMessage()
+
+
+def test_what_is_still_wrong_after_an_hour_is_said_again_for_events_are_dropped_then(
+    bench: Bench,
+) -> None:
+    bench.cluster.refuses = FORBIDDEN
+    bench.project("one")
+    while bench.seconds < 3600:
+        bench.delay_until_next()
+
+    assert bench.reasons == ["HistoryRefused"] * 2
+
+
+def test_what_goes_wrong_again_after_it_has_healed_is_news(bench: Bench) -> None:
+    for mark in ("one", "two"):
+        bench.cluster.refuses = FORBIDDEN
+        bench.project(mark)
+        bench.cluster.refuses = None
+        bench.delay_until_next()
+
+    assert bench.reasons == ["HistoryRefused"] * 2
+
+
+def test_another_process_does_not_say_it_again(bench: Bench) -> None:
+    bench.cluster.refuses = FORBIDDEN
+    bench.project("one")
+    restarted = HistoryProjector(
+        bench.store, bench.cluster, lambda: datetime(2026, 3, 2, tzinfo=UTC)
+    )
+
+    restarted.project(bench.job, "one", bench.history())
+
+    assert bench.cluster.posts == 2
+    assert bench.reasons == ["HistoryRefused"]
+
+
+def test_one_that_somebody_has_deleted_is_made_anew_at_once_and_nothing_is_wrong(
+    bench: Bench,
+) -> None:
+    bench.project("one")
+    del bench.cluster.objects[NAME]
+    store_history(bench.store, [recurrence(2, [Try(128)])])
+
+    bench.project("two")
+
+    assert len(bench.shown.recurrences) == 2
+    assert bench.cluster.posts == 0
+
+
+def test_a_namespace_that_is_gone_is_nothing_to_tell_users_of(bench: Bench) -> None:
+    bench.cluster.refuses = NotFound(404, "NotFound", "no namespace default")
+    bench.project("one")
+    bench.delay_until_next()
+
+    assert bench.cluster.posts == 0
+
+
 def test_a_strangers_is_told_of_and_written_once_it_has_gone(bench: Bench) -> None:
     bench.cluster.put()
     bench.project("one")
@@ -188,7 +284,7 @@ def test_it_is_tried_again_later_and_later_however_often_it_is_asked_for(bench: 
         bench.project(f"mark {number}")
         delays.append(bench.delay_until_next())
 
-    assert delays[:5] == [1, 1, 2, 4, 8]
+    assert delays[:5] == [1, 2, 4, 8, 16]
     assert delays[-1] == BACKOFF.cap_seconds
 
     bench.cluster.refuses = None
@@ -205,6 +301,47 @@ def test_a_history_that_can_not_be_made_holds_nobody_up(bench: Bench) -> None:
 
     assert bench.delay_until_next() == 1
     assert len(bench.shown.recurrences) == 1, "the next try reads it itself"
+
+
+def test_a_fault_of_our_own_in_telling_of_a_failure_does_not_end_the_tries(bench: Bench) -> None:
+    bench.project("one", recurrences=None)
+    bench.cluster.refuses = FORBIDDEN
+    bench.cluster.events_fault = RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        bench.take_next()
+    bench.cluster.refuses = None
+
+    assert bench.delay_until_next() == 1
+    assert len(bench.shown.recurrences) == 1
+
+
+def test_a_long_history_takes_too_long_for_who_asks_and_is_left_for_later(bench: Bench) -> None:
+    bench.project("one", recurrences=bench.history() * MAX_AT_ONCE)
+    assert len(bench.shown.recurrences) == MAX_AT_ONCE
+    bench.cluster.requests.clear()
+
+    bench.project("two", recurrences=bench.history() * (MAX_AT_ONCE + 1))
+    assert bench.cluster.requests == []
+
+    assert bench.take_next()
+    assert len(bench.shown.recurrences) == 1, "it was read anew"
+
+
+def test_what_changes_while_it_is_written_is_written_again(bench: Bench) -> None:
+    bench.project("one", recurrences=None)
+
+    def change() -> None:
+        store_history(bench.store, [recurrence(2, [Try(128)])])
+        bench.project("two")
+
+    bench.cluster.meanwhile = change
+    assert bench.take_next()
+    bench.project("two")
+    assert bench.take_next()
+
+    assert len(bench.shown.recurrences) == 2
+    assert bench.cluster.requests == ["GET", "POST", "PATCH"]
 
 
 def test_who_leads_no_more_writes_nothing(bench: Bench) -> None:
@@ -232,6 +369,51 @@ def test_a_job_that_was_deleted_meanwhile_is_forgotten(bench: Bench) -> None:
     assert bench.cluster.objects == {}
 
 
+def test_of_a_job_that_is_gone_nothing_waits_and_nothing_is_known(bench: Bench) -> None:
+    bench.is_busy = True
+    bench.project("one")
+    bench.projector.forget(bench.job.uid)
+    bench.take_next()
+    assert bench.cluster.requests == []
+
+    bench.is_busy = False
+    for _ in range(2):
+        bench.project("one")
+        bench.projector.forget(bench.job.uid)
+    assert bench.cluster.requests == ["GET", "POST", "GET"], "it was looked at again"
+
+
+def test_of_a_job_that_goes_while_its_history_is_written_nothing_is_known(bench: Bench) -> None:
+    bench.project("one", recurrences=None)
+    bench.cluster.meanwhile = lambda: bench.projector.forget(bench.job.uid)
+    bench.take_next()
+
+    bench.project("one")
+
+    assert bench.cluster.requests == ["GET", "POST", "GET"], "it was looked at again"
+
+
+@pytest.mark.parametrize("in_hand", [False, True])
+def test_failures_of_a_job_that_is_gone_are_forgotten(bench: Bench, in_hand: bool) -> None:
+    def forget() -> None:
+        bench.projector.forget(bench.job.uid)
+
+    bench.cluster.refuses = AWAY
+    bench.project("one")
+    for _ in range(4):
+        bench.delay_until_next()
+    if in_hand:
+        bench.cluster.meanwhile = forget
+        bench.delay_until_next()
+        bench.delay_until_next()
+    else:
+        forget()
+
+    bench.project("two")
+
+    assert bench.delay_until_next() == 1
+
+
 def test_its_thread_sees_to_what_waits_and_ends(bench: Bench) -> None:
     projector = HistoryProjector(
         bench.store, bench.cluster, lambda: datetime(2026, 3, 2, tzinfo=UTC)
@@ -241,3 +423,25 @@ def test_its_thread_sees_to_what_waits_and_ends(bench: Bench) -> None:
     eventually(lambda: NAME in bench.cluster.objects, "it is written")
     projector.stop()
     assert len(bench.shown.recurrences) == 1
+
+
+def test_its_thread_outlives_a_fault_of_our_own(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answers() -> Iterator[bool]:
+        yield False  # to who asks for a history, so that it is the thread that meets the fault
+        raise RuntimeError("a bug")
+
+    asked = answers()
+    projector = HistoryProjector(
+        bench.store,
+        bench.cluster,
+        lambda: datetime(2026, 3, 2, tzinfo=UTC),
+        is_busy=lambda: next(asked, False),
+    )
+    projector.project(bench.job, "one", bench.history())
+    projector.start()
+    eventually(lambda: "a bug" in caplog.text, "the fault is logged")
+    projector.project(bench.job, "two", None)
+    eventually(lambda: "PATCH" in bench.cluster.requests, "it is written")
+    projector.stop()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 UNKNOWN = "-"
+_ABSURD = 1e300
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Return `value` with so many significant digits and no exponent."""
-    if value == 0 or not math.isfinite(value):
+    """Return `value` with so many significant digits, and no exponent where it makes sense."""
+    if value == 0 or not abs(value) < _ABSURD:  # rounding up the largest floats overflows
         return f"{value:g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, decimals)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from zeus_operator.report import units
@@ -48,3 +50,11 @@ def test_a_saving_that_rounds_to_nothing_has_no_sign() -> None:
     assert units.percent(-0.0001) == "0.0 %"
     assert units.percent(-0.018) == "-1.8 %"
     assert units.interval(-0.0001, 0.25) == "0.0 to 25.0 %"
+
+
+@pytest.mark.parametrize("value", [sys.float_info.max, -sys.float_info.max, float("inf")])
+def test_no_quantity_is_too_large_to_be_told(value: float) -> None:
+    """A pod may report anything that is finite, and the sum of it must still be shown."""
+    assert len(units.significant(value)) < 20
+    assert units.joules(value)
+    assert units.seconds(value)

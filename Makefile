@@ -61,9 +61,9 @@ test: lint test-unit test-faults test-peers test-cluster test-chart test-observa
 	@echo "Passed: lint, unit, faults, peers, cluster, chart, observability, e2e."
 
 .PHONY: test-full
-test-full: lint test-unit test-faults test-peers test-cluster-full test-chart test-observability test-images-full test-full-cluster test-e2e ## The same, and what takes long: two Kubernetes, outages of a minute
+test-full: lint test-unit test-faults test-peers test-cluster-full test-chart test-observability test-images-full test-full-cluster test-install test-e2e ## The same, and what takes long: two Kubernetes, outages of a minute
 	@echo
-	@echo "Passed: lint, unit, faults, peers, chart, observability, images, full cluster, e2e; cluster on each of Kubernetes $(KUBERNETES)."
+	@echo "Passed: lint, unit, faults, peers, chart, observability, images, full cluster, install, e2e; cluster on each of Kubernetes $(KUBERNETES)."
 
 .PHONY: lint
 lint: setup ## Style, types, import contracts, generated files
@@ -120,7 +120,13 @@ test-observability: setup binaries ## Rules, alerts and dashboards on a real Pro
 test-full-cluster: setup binaries ## Real nodes: kubelet, containerd, pods with simulated GPUs (needs root)
 	tools/system_packages.sh
 	$(BIN)/python -m tests.full_cluster.programs > /dev/null
-	$(PYTEST) tests/full_cluster
+	$(PYTEST) tests/full_cluster --ignore tests/full_cluster/install
+
+.PHONY: test-install
+test-install: setup binaries ## From images to savings: the chart on the full cluster, real pods train (needs root)
+	tools/system_packages.sh
+	$(BIN)/python -m tests.full_cluster.programs > /dev/null
+	$(PYTEST) tests/full_cluster/install
 
 .PHONY: test-images test-images-full
 test-images: setup ## The images, each run as a cluster runs it (needs root and buildah)

@@ -167,6 +167,12 @@ class KubeClient:
                 return
             more["continue"] = token
 
+    def authorization(self) -> str:
+        """Return who asks, as the header says it: "Bearer ..."; "" with a certificate."""
+        # Renewed by the package's hook where it is a file that changes.
+        found = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
+        return str(found or "")
+
     def request(
         self,
         method: str,
@@ -186,9 +192,9 @@ class KubeClient:
         if body is not None:
             headers["Content-Type"] = content_type
             data = json.dumps(body, separators=(",", ":"))
-        token = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
-        if token:  # renewed by the package's hook where it is a file that changes
-            headers["Authorization"] = token
+        authorization = self.authorization()
+        if authorization:
+            headers["Authorization"] = authorization
         try:
             response = self._pool.request(
                 method, url, body=data, headers=headers, timeout=self._timeout, retries=False

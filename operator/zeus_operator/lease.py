@@ -30,6 +30,7 @@ from zeus_operator.kube import (
     Object,
     path_of,
 )
+from zeus_operator.lease_owner import owner_by_token
 
 _API_VERSION = "coordination.k8s.io/v1"
 _RETRY_FACTOR = 1.2
@@ -94,6 +95,7 @@ class KubeLease:
 
     def __init__(self, client: KubeClient, namespace: str, name: str) -> None:
         self._client = client
+        self._namespace = namespace
         self._name = name
         self._collection = path_of(_API_VERSION, "leases", namespace)
         self._path = path_of(_API_VERSION, "leases", namespace, name)
@@ -106,13 +108,12 @@ class KubeLease:
             return None
 
     def create(self, spec: Object) -> Object:
-        """Make the Lease."""
-        body = {
-            "apiVersion": _API_VERSION,
-            "kind": "Lease",
-            "metadata": {"name": self._name},
-            "spec": spec,
-        }
+        """Make the Lease; with the ServiceAccount that we act by it goes, too."""
+        metadata: Object = {"name": self._name}
+        owner = owner_by_token(self._client.authorization(), self._namespace)
+        if owner is not None:
+            metadata["ownerReferences"] = [owner]
+        body = {"apiVersion": _API_VERSION, "kind": "Lease", "metadata": metadata, "spec": spec}
         return self._client.create(self._collection, body)
 
     def replace(self, lease: Object) -> Object:

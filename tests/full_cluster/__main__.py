@@ -38,6 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="MODEL[,MODEL...]",
         help="a node with GPUs of these models, `none` for one without; may be repeated",
     )
+    up.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="an OCI archive for every node, such as build/images/operator.tar; may be repeated",
+    )
     up.add_argument("--time-scale", type=float, default=1.0, help="of the simulated GPUs' steps")
     down = commands.add_parser("down", help="end clusters of `up`; remove what dead ones left")
     down.add_argument("name", nargs="?", help="this one alone")
@@ -45,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "up":
-            return _up(_models(options.node), options.time_scale)
+            return _up(_models(options.node), options.image, options.time_scale)
         return _down(options.name) if options.command == "down" else _status()
     except _FAILURES as error:
         print(error, file=sys.stderr)
@@ -60,11 +68,13 @@ def _models(nodes: list[str] | None) -> tuple[tuple[str, ...], ...]:
     return tuple(() if node == "none" else tuple(node.split(",")) for node in nodes)
 
 
-def _up(gpus: tuple[tuple[str, ...], ...], time_scale: float) -> int:
+def _up(gpus: tuple[tuple[str, ...], ...], archives: list[Path], time_scale: float) -> int:
     for number in _ENDS:  # half-way, too, everything that was started is ended
         signal.signal(number, signal.default_int_handler)
     programs, options = find_programs(), {"time_scale": time_scale}
     with FullCluster(programs, gpus=gpus, gpu_options=options, kept=True) as cluster:
+        for archive in archives:
+            cluster.load_image(archive)
         waiting = _Waiting()
         print(f"export KUBECONFIG={cluster.kubeconfig}")
         print(f"alias kubectl={programs.control_plane.kubectl}")

@@ -6,11 +6,12 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.support.api import Api
-from tests.full_cluster.addresses import MAX_NODES
+from tests.full_cluster.addresses import MAX_NODES, Addresses
 from tests.full_cluster.control_plane import FullControlPlane
 from tests.full_cluster.images import make_pause_image, make_test_image
 from tests.full_cluster.instance import Instance
@@ -111,6 +112,11 @@ class FullCluster:
         """Kubeconfig of an administrator; keys are in the file."""
         return self.plane.kubeconfig
 
+    @property
+    def addresses(self) -> Addresses:
+        """What lies where in its network; `addresses.host` is this machine, as pods see it."""
+        return self._instance.addresses
+
     def api(self) -> Api:
         """Return a client with an administrator's rights."""
         return self.plane.api()
@@ -121,9 +127,9 @@ class FullCluster:
 
     def load_image(self, archive: Path) -> None:
         """Give every node that has power the images of an OCI archive."""
-        for node in self.nodes:
-            if node.is_running:
-                node.load_image(archive)
+        nodes = [node for node in self.nodes if node.is_running]
+        with ThreadPoolExecutor(len(self.nodes)) as pool:  # to unpack takes seconds
+            list(pool.map(lambda node: node.load_image(archive), nodes))
 
     # Parts ---------------------------------------------------------------------
 

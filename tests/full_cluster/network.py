@@ -21,6 +21,7 @@ from tests.full_cluster.addresses import Addresses
 from tests.support.eventually import eventually
 
 _BRIDGE = "nodes"
+_BRIDGE_MAC = "02:00:00:00:00:02"  # locally administered; nothing else is in its namespace
 
 
 class NetworkError(Exception):
@@ -76,7 +77,9 @@ class Network:
         _ip(
             [
                 "link set lo up",
-                f"link add {_BRIDGE} type bridge",
+                # An address of its own: else it has the lowest of its links', another one once
+                # that node is gone, and whoever remembers it talks to nobody for half a minute.
+                f"link add {_BRIDGE} address {_BRIDGE_MAC} type bridge",
                 f"link set host master {_BRIDGE} up",
                 f"address add {addresses.control_plane}/24 dev {_BRIDGE}",
                 f"link set {_BRIDGE} up",

@@ -173,7 +173,7 @@ class Node:
         Raises:
             NodeError: containerd does not take it.
         """
-        self.ctr("images", "import", "--snapshotter", "overlayfs", str(archive))
+        self.ctr("images", "import", "--snapshotter", "overlayfs", str(archive.resolve()))
 
     def ctr(self, *arguments: str) -> str:
         """Run containerd's client on the node, for the kubelet's images; return its output."""
@@ -192,6 +192,10 @@ class Node:
     def gpus(self) -> Simulator:
         """The node's simulated GPUs, to look at and to break."""
         return Simulator(self._gpu_state)
+
+    def path(self, on_the_node: str) -> Path:
+        """Return a file or folder of the node as this machine sees it, while the node has power."""
+        return Path(f"/proc/{self._processes.first_pid}/root{on_the_node}")
 
     @property
     def pod_resources(self) -> Path:

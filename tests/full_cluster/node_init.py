@@ -44,12 +44,13 @@ def _mount_all(folder: Path) -> None:
     _mount("--make-rshared", "/")  # volumes may ask for mounts to propagate
     # Sockets, locks, the pods' network namespaces: a kubelet's fixed paths, and containerd's.
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    # Mount points can be made here that the host does not have.
+    # Mount points can be made here that the host does not have, and what programs leave in their
+    # folders, such as a DaemonSet's on the node, is there again after a power cut.
     for path in ("/var/lib", "/var/log"):
-        layers = Path("/run/layers", path.replace("/", "_"))
+        layers = folder / "layers" / path.strip("/").replace("/", "-")
         upper, work = layers / "upper", layers / "work"
-        upper.mkdir(parents=True)
-        work.mkdir()
+        upper.mkdir(parents=True, exist_ok=True)
+        work.mkdir(exist_ok=True)
         options = f"lowerdir={path},upperdir={upper},workdir={work}"
         _mount("-t", "overlay", "-o", options, "overlay", path)
     for name, path in (("kubelet", "/var/lib/kubelet"), ("pod-logs", "/var/log/pods")):

@@ -57,6 +57,8 @@ _REFUSALS = frozenset(
 """A kubelet that takes no pod just now, e.g. as a GPU is not healthy; and `OutOf<resource>`."""
 _COULD_NOT_START = frozenset({"StartError", "ContainerCannotRun"})
 _UNKNOWN_END = "ContainerStatusUnknown"
+_GONE_WITH_ITS_NODE = ("Unknown", 255)
+"""What containerd makes up for a container that is gone when it starts, as after a power cut."""
 _DEADLINE = "DeadlineExceeded"
 _DEADLINE_WORDS = "it ran longer than activeDeadlineSeconds allows"
 _TAIL_CHARACTERS = 2000
@@ -110,8 +112,8 @@ def execution_of(
     written = decode_result(message.encode("utf-8", "replace")) if message else None
     result = reported if written is None else written
     code = terminated.get("exitCode")
-    if terminated.get("reason") == _UNKNOWN_END:
-        code = None  # the kubelet made it up
+    if terminated.get("reason") == _UNKNOWN_END or _is_gone(terminated):
+        code = None  # the kubelet or the container runtime made it up
     elif not terminated and phase == "Succeeded":
         code = 0
     outcome, reason = _judged(pod, job, container, terminated, code, result)
@@ -172,12 +174,23 @@ def disturbance_of(pod: Object) -> Disturbance | None:
         word, words = _STATUSES[status["reason"]]
     elif status.get("phase") == "Unknown":
         word, words = NODE_LOST, _NODE_LOST
+    elif _is_gone_with_its_node(pod):
+        word, words = NODE_LOST, "its node or the container runtime was restarted"
     elif _is_refused(pod):
         word, words = REFUSED_BY_NODE, f"refused by its node ({status.get('reason')})"
     else:
         return None
     at = time_of(found.get("lastTransitionTime"))
     return Disturbance(word, (f"{words}: {said}" if said else words)[:_WORDS_CHARACTERS], at)
+
+
+def _is_gone_with_its_node(pod: Object) -> bool:
+    statuses = status_of(pod).get("containerStatuses") or ()
+    return any(_is_gone((each.get("state") or {}).get("terminated") or {}) for each in statuses)
+
+
+def _is_gone(terminated: Object) -> bool:
+    return (terminated.get("reason"), terminated.get("exitCode")) == _GONE_WITH_ITS_NODE
 
 
 def _is_refused(pod: Object) -> bool:

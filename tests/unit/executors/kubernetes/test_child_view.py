@@ -219,6 +219,7 @@ STATES = st.sampled_from(
         terminated(137, "OOMKilled"),
         terminated(137, "ContainerStatusUnknown", started=None),
         terminated(128, "StartError", started="1970-01-01T00:00:00Z"),
+        terminated(255, "Unknown"),
     ]
 )
 PODS = st.builds(

@@ -150,6 +150,11 @@ FROM_OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]] = {
         api.job(),
         "evicted by its node",
     ),
+    "its node lost power and came back": (
+        pod(terminated(255, "Unknown"), phase="Failed"),
+        api.job(FAILED),
+        "its node or the container runtime was restarted",
+    ),
     "asked to end, and ended well without being done": (
         pod(
             terminated(0, message=message()),

@@ -1,0 +1,90 @@
+"""One cluster for the package whose GPUs are the chart's; a release for each module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chart.support.helm import Helm, build_helm
+from tests.cluster.support.api import Api
+from tests.full_cluster.cluster import FullCluster
+from tests.full_cluster.install.database import DatabaseForPods
+from tests.full_cluster.install.digits import Team, team
+from tests.full_cluster.install.images import archives
+from tests.full_cluster.install.release import Release
+from tests.full_cluster.programs import Programs
+
+MakeTeam = Callable[[], Team]
+
+
+@pytest.fixture(scope="package")
+def full_cluster(programs: Programs) -> Iterator[FullCluster]:
+    """Two nodes without GPUs, and with the images of this repository."""
+    images = archives()
+    with FullCluster(programs, gpus=[(), ()]) as cluster:
+        for archive in images.values():
+            cluster.load_image(archive)
+        yield cluster
+
+
+@pytest.fixture(scope="package")
+def database_server(
+    full_cluster: FullCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DatabaseForPods]:
+    """A PostgreSQL outside of the cluster."""
+    addresses = full_cluster.addresses
+    home = tmp_path_factory.mktemp("postgres")
+    with DatabaseForPods(home, addresses.host, addresses.block) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def helm(full_cluster: FullCluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm with the cluster."""
+    return Helm(build_helm(), tmp_path_factory.mktemp("helm"), full_cluster.kubeconfig)
+
+
+@pytest.fixture(scope="module")
+def api(full_cluster: FullCluster) -> Iterator[Api]:
+    """An administrator's client."""
+    client = full_cluster.api()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def release(
+    request: pytest.FixtureRequest,
+    full_cluster: FullCluster,
+    database_server: DatabaseForPods,
+    helm: Helm,
+    api: Api,
+) -> Iterator[Release]:
+    """The chart, installed on an empty database; all of it is gone afterwards.
+
+    The module's `CHANGES`, if it has some, are values.
+    """
+    url = database_server.create(Path(request.path).stem)
+    changes = getattr(request.module, "CHANGES", {})
+    made = Release(full_cluster, helm, api, url, changes)
+    made.prepare()
+    made.install()
+    yield made
+    made.remove_all()
+
+
+@pytest.fixture(scope="module")
+def make_team(
+    release: Release, full_cluster: FullCluster, api: Api, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MakeTeam]:
+    """Return a factory of namespaces; they go before the release does."""
+    with contextlib.ExitStack() as made:
+
+        def make() -> Team:
+            folder: Path = tmp_path_factory.mktemp("team")
+            return made.enter_context(team(full_cluster, api, folder))
+
+        yield make

@@ -345,7 +345,8 @@ def test_the_operator_may_do_its_work_and_no_more(cluster: ControlPlane, file: s
         ("patch", "jobs.batch"),
         ("delete", "pods"),
         ("get", "secrets"),
-        ("get", "configmaps"),
+        ("list", "configmaps"),
+        ("delete", "configmaps"),
         ("create", "leases.coordination.k8s.io"),
     ):
         assert not may(verb, resource), f"{verb} {resource}"

@@ -20,7 +20,7 @@ class NotOurs(Exception):  # noqa: N818 - a state of the cluster
     """The name is taken by somebody else."""
 
 
-class FormerThere(Exception):  # noqa: N818
+class FormerThere(Exception):  # noqa: N818 - a state of the cluster
     """The ConfigMap of a former ZeusJob of the name is not collected yet."""
 
 

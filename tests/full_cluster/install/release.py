@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -121,7 +122,8 @@ class Release:
     def await_agents(self) -> None:
         """Wait until every node is ready, offers its GPUs and has an agent that is ready."""
         for node in self.cluster.nodes:
-            eventually(lambda node=node: self._is_served(node), f"{node.name} is served", 180.0)  # type: ignore[misc]
+            is_served = functools.partial(self._is_served, node)
+            eventually(is_served, f"{node.name} is served", 180.0)
 
     def node_of(self, pod: Object) -> Node:
         """Return the node that a pod is on."""

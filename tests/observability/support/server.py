@@ -83,7 +83,9 @@ class Prometheus:
         def is_ready() -> bool:
             assert process.poll() is None, f"Prometheus has ended:\n{log.read_text()}"
             try:
-                with urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=10):
+                # Answered once it is ready, and with 503 before.
+                url = f"http://{self._address}/api/v1/query?query=1"
+                with urllib.request.urlopen(url, timeout=10):
                     return True
             except OSError:
                 return False

@@ -93,7 +93,7 @@ def test_one_that_has_been_deleted_is_made_anew_at_once(bench: Bench) -> None:
 
 
 def test_who_loses_the_lead_before_a_deleted_one_is_made_anew_writes_nothing(bench: Bench) -> None:
-    class Lost(Exception):  # noqa: N818
+    class Lost(Exception):  # noqa: N818 - stands for LeadershipLost
         pass
 
     class Leads:
@@ -181,7 +181,7 @@ def test_without_the_right_to_look_nothing_is_made(bench: Bench) -> None:
 
 
 def test_who_leads_no_more_writes_nothing(bench: Bench) -> None:
-    class Lost(Exception):  # noqa: N818
+    class Lost(Exception):  # noqa: N818 - stands for LeadershipLost
         pass
 
     def guard() -> None:

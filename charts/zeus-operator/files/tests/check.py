@@ -107,7 +107,7 @@ def main():
             if time.monotonic() >= deadline:
                 print(f"{check.__name__}: {problem}", file=sys.stderr)
                 return 1
-            time.sleep(2)
+            time.sleep(2)  # a pod of its own, which only waits
         print(f"{check.__name__}: ok")
     return 0
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zeus_runtime.settings import batch_size, learning_rate, seed
+from zeus_runtime.settings import batch_size, learning_rate, local_batch_size, seed
 from zeus_runtime.stop import StopTraining
 
 if TYPE_CHECKING:
     from zeus_runtime.dataloader import ZeusDataLoader
     from zeus_runtime.run import TrainingRun
+    from zeus_runtime.start import start_run
 
 __all__ = [
     "StopTraining",
@@ -20,7 +21,9 @@ __all__ = [
     "ZeusDataLoader",
     "batch_size",
     "learning_rate",
+    "local_batch_size",
     "seed",
+    "start_run",
 ]
 
 
@@ -34,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from zeus_runtime.run import TrainingRun
 
         return TrainingRun
+    if name == "start_run":
+        from zeus_runtime.start import start_run
+
+        return start_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Protocol
 
 from zeus_runtime.cost import cost_joules
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import EpochUse, Ledger, Phase
-from zeus_runtime.meter import EnergyMeter, Mark
+from zeus_runtime.meter import Mark
 from zeus_runtime.power_control import PowerControl
 from zeus_runtime.protocol import PowerProfilePoint
 from zeus_runtime.windows import Energy
@@ -15,6 +15,27 @@ from zeus_runtime.windows import Energy
 FINAL_WAIT_SECONDS = 1.0
 PATIENCE_SECONDS = 0.25  # a healthy GPU answers within milliseconds
 FULL_POWER_SHARE = 0.5  # of an epoch's steps: the first few of a process are slow
+
+
+class Meter(Protocol):
+    """What is needed of a meter (`meter.EnergyMeter`, or a team's)."""
+
+    @property
+    def problem(self) -> str:
+        """Why energy is unknown now; "" if it is known."""
+        ...
+
+    def mark(self, time_seconds: Optional[float] = None) -> Mark:
+        """Return a mark at this moment or one just past."""
+        ...
+
+    def wait(self, mark: Mark, timeout_seconds: float) -> Optional[Energy]:
+        """Return the energy at `mark`, waiting for it if need be; None: unknown."""
+        ...
+
+    def wait_rough(self, mark: Mark, timeout_seconds: float) -> Optional[Energy]:
+        """Return the energy at `mark`, off by up to a tick if it is not known better yet."""
+        ...
 
 
 class Accounting:
@@ -26,9 +47,12 @@ class Accounting:
         use: of one epoch at the limit held.
         full_power: of one epoch at the limit found, before any was set.
         sweep: all steps at other batch sizes; they count in the totals alone.
+
+    Args:
+        steps_per_epoch: as planned, for a run of which no epoch was whole; None: not known.
     """
 
-    def __init__(self, meter: EnergyMeter) -> None:
+    def __init__(self, meter: Meter, steps_per_epoch: Optional[int] = None) -> None:
         self.ledger = Ledger()
         self.energy_joules: Optional[float] = None
         self.time_seconds = 0.0
@@ -38,8 +62,11 @@ class Accounting:
         self._meter = meter
         self._first: Optional[Mark] = None
         self._last: Optional[Mark] = None
+        self._planned_steps = steps_per_epoch
+        self._epoch_start_steps = 0
         self._epochs = 0
-        self._steps = 0
+        self._whole_epochs = 0
+        self._steps_of_whole = 0
         self._final = False
         self._unanswered: Optional[Mark] = None
 
@@ -58,20 +85,33 @@ class Accounting:
         """Why energy is unknown."""
         return self._meter.problem
 
-    def begin_epoch(self, steps: int) -> float:
-        """An epoch begins; return the moment."""
+    def begin_epoch(self, steps: int, done_before: int = 0) -> float:
+        """An epoch begins; return the moment.
+
+        Args:
+            done_before: steps of it that an earlier execution has done.
+        """
+        self._epoch_start_steps = steps - done_before
         mark = self._meter.mark()
         if self._first is None:
             self._first = mark
         self.ledger.begin_phase(mark, steps, Phase.TRAINING)
         return mark.time_seconds
 
-    def end_epoch(self, steps: int) -> float:
-        """The training part of an epoch ended; return the moment."""
+    def end_epoch(self, steps: int, *, cut: bool = False) -> float:
+        """The training part of an epoch ended; return the moment.
+
+        Args:
+            cut: before it was whole, so that it does not tell how many steps an epoch has.
+        """
         mark = self._last = self._meter.mark()
         self.ledger.begin_phase(mark, steps, Phase.BETWEEN)
         self._epochs += 1
-        self._steps = steps
+        if cut:
+            self.ledger.spoil()  # what follows is the end of training, no usual evaluation
+        else:
+            self._whole_epochs += 1
+            self._steps_of_whole += steps - self._epoch_start_steps
         return mark.time_seconds
 
     def begin_sweep(self, steps: int) -> None:
@@ -121,11 +161,18 @@ class Accounting:
             self._unanswered = None if now is not None else mark
         return now
 
+    @property
+    def steps_per_epoch(self) -> Optional[float]:
+        """Of those that were whole, else as planned; None: not known, or no epoch has ended."""
+        if self._whole_epochs:
+            return self._steps_of_whole / self._whole_epochs
+        return self._planned_steps if self._epochs else None
+
     def _epoch_use(self, control: Optional[PowerControl]) -> Optional[EpochUse]:
         """Return what one epoch takes at the limit held, or would take at the best one so far."""
-        if self._epochs < 1:
+        steps_per_epoch = self.steps_per_epoch
+        if steps_per_epoch is None:
             return None
-        steps_per_epoch = self._steps / self._epochs
         if control is None or not control.profiling:
             limit = self.ledger.limit_watts if control is None else control.held_watts
             use = self.ledger.epoch_use(limit, steps_per_epoch)
@@ -140,9 +187,9 @@ class Accounting:
         From the steps before any limit was set, if they are enough for those that warm up
         not to matter; else from the profile, if it holds that limit.
         """
-        if self._epochs < 1:
+        steps_per_epoch = self.steps_per_epoch
+        if steps_per_epoch is None:
             return None
-        steps_per_epoch = self._steps / self._epochs
         if self.ledger.training_steps(None) >= FULL_POWER_SHARE * steps_per_epoch:
             return self.ledger.epoch_use(None, steps_per_epoch)
         found = None if control is None else control.found_point
@@ -181,4 +228,4 @@ class Accounting:
 
 
 def _max_watts(gpu: Optional[GpuFacts]) -> float:
-    return 0.0 if gpu is None or gpu.max_limit_watts is None else gpu.max_limit_watts
+    return 0.0 if gpu is None else gpu.max_power_watts

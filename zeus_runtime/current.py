@@ -9,7 +9,7 @@ from zeus_runtime.notices import Notices
 from zeus_runtime.settings import RunSettings
 
 if TYPE_CHECKING:
-    from zeus_runtime.run import TrainingRun
+    from zeus_runtime.base_run import BaseRun
 
 SUPERSEDED = (
     "this run was ended when another training loader (one with max_epochs) was made in this "
@@ -21,19 +21,19 @@ SUPERSEDED = (
 class _Current:
     """Holds the newest run."""
 
-    run: Optional[TrainingRun] = None
+    run: Optional[BaseRun] = None
     pid = 0
 
 
 _CURRENT = _Current()
 
 
-def begin(run: TrainingRun) -> None:
+def begin(run: BaseRun) -> None:
     """Make `run` the current one."""
     _CURRENT.run, _CURRENT.pid = run, os.getpid()
 
 
-def get() -> Optional[TrainingRun]:
+def get() -> Optional[BaseRun]:
     """Return the current run; None before there is one.  A parent's is none of a forked child."""
     return _CURRENT.run if _CURRENT.pid == os.getpid() else None
 

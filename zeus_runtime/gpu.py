@@ -25,7 +25,12 @@ class GpuUnavailable(Exception):  # noqa: N818 -- a state of the world, nobody's
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What does not change while a run goes on.  Limits in watts; None: the device won't say."""
+    """What does not change while a run goes on.  Limits in watts; None: the device won't say.
+
+    Args:
+        count: how many GPUs train; the other facts but `model` are of rank 0's.
+        all_max_watts: largest limits that can be set, summed over them; None: they are one.
+    """
 
     uuid: str
     model: str
@@ -35,6 +40,13 @@ class GpuFacts:
     max_limit_watts: Optional[float] = None
     default_limit_watts: Optional[float] = None
     has_energy_counter: bool = True
+    count: int = 1
+    all_max_watts: Optional[float] = None
+
+    @property
+    def max_power_watts(self) -> float:
+        """The largest limits that can be set, summed over all GPUs; 0: not known."""
+        return self.all_max_watts or self.max_limit_watts or 0.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,10 @@ class Gpu:
         self.facts = facts
         self.work = work
         self._handle = handle
+
+    def of_team(self, facts: GpuFacts) -> Gpu:
+        """Return this device with the facts of all that train together."""
+        return Gpu(facts, self._handle, self.work)
 
     def read_energy_joules(self) -> float:
         """Return the energy counter.

@@ -39,6 +39,7 @@ class _Watcher:
         self._excepthook = sys.excepthook
         self._on_sigterm: Any = None
         self._sees_exit = self._sees_sigterm = False
+        self.asked_to_end = False
 
     def watch(self, run: Watched) -> None:
         """Act on `run` from now on."""
@@ -69,12 +70,15 @@ class _Watcher:
             run.finish()
 
     def _sigterm(self, number: int, frame: Optional[FrameType]) -> None:
+        self.asked_to_end = True
         run = self._mine()
         if run is not None:
             run.write_result_now()
         if callable(self._on_sigterm):
             self._on_sigterm(number, frame)
-        elif self._on_sigterm != signal.SIG_IGN:
+        elif self._on_sigterm == signal.SIG_IGN:
+            return
+        elif signal.getsignal(signal.SIGTERM) == self._sigterm:  # else its handler has called us
             # Die by the signal itself, so that whoever sent it sees that it worked.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -86,3 +90,8 @@ _WATCHER = _Watcher()
 def watch(run: Watched) -> None:
     """Let `run` know how this process ends."""
     _WATCHER.watch(run)
+
+
+def asked_to_end() -> bool:
+    """Whether SIGTERM has come: a script that ends well after it has not ended by itself."""
+    return _WATCHER.asked_to_end

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from zeus_runtime.progress import MetricRecord
-from zeus_runtime.protocol import Decision, Outcome
+from zeus_runtime.protocol import FINAL_BY_RUNTIME, Decision, Outcome
 from zeus_runtime.stop import Ending
 from zeus_runtime.stopping import CostSoFar, exceeds_threshold
 
 NO_REPORT = "all epochs are done and report_metric was never called"
+LEFT_WITHOUT_REPORT = "the script has ended its training and report_metric was never called"
 
 
 def _unheard(sentence: str) -> None:
@@ -57,6 +58,37 @@ class Judge:
             or self._by_cost(epochs, so_far)
             or self._by_rule(metric, so_far)
         )
+
+    def after_all(self, metric: MetricRecord, epochs: int) -> Optional[Ending]:
+        """Judge once all epochs are done, and not before: what every process knows by itself."""
+        last = self._after_last(metric, epochs)
+        return None if last is None else self.at_report(metric) or last
+
+    def at_will(self, metric: MetricRecord, epochs: int, *, asked_to_end: bool) -> Ending:
+        """Judge where no rule ends the run, but the script does no further epoch.
+
+        As a training that does not converge: the target is not reached in as many epochs as
+        whoever wrote the script would train.
+
+        Args:
+            asked_to_end: the process was told to end, which says nothing of the training.
+        """
+        decision, reported = self.decision, self.at_report(metric)
+        if reported is not None:
+            return reported
+        if decision is None:
+            return Ending(None, "the script has ended its training", stops_script=False)
+        if asked_to_end:
+            # Not the runtime's to claim (`outcome`); but the model is not the one asked for.
+            reason = "the process was asked to end before its target was reached"
+            return Ending(Outcome.PREEMPTED, reason, stops_script=True)
+        if metric.reports == 0:
+            return Ending(Outcome.NO_TELEMETRY, LEFT_WITHOUT_REPORT, stops_script=False)
+        reason = (
+            f"the script itself has ended its training after {epochs} of {self.max_epochs} epochs, "
+            f"without reaching the target {decision.target:g}"
+        )
+        return Ending(Outcome.MAX_EPOCHS, reason, stops_script=True)
 
     def _after_last(self, metric: MetricRecord, epochs: int) -> Optional[Ending]:
         if epochs < self.max_epochs:
@@ -112,7 +144,8 @@ class Judge:
             return None
         if out_of_memory:
             return Outcome.OUT_OF_MEMORY
-        return None if ending is None else ending.outcome
+        claimed = None if ending is None else ending.outcome
+        return claimed if claimed in FINAL_BY_RUNTIME else None
 
 
 def why_not_applied(

@@ -9,6 +9,7 @@ from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.notices import Notices
 from zeus_runtime.power_control import PowerControl
 from zeus_runtime.protocol import Decision
+from zeus_runtime.resume import Before
 from zeus_runtime.stopping import CostSoFar
 from zeus_runtime.sweep_control import SweepControl
 
@@ -27,10 +28,10 @@ def measured(
         "epoch_energy_joules": None if use is None else use.energy_joules,
         "epoch_time_seconds": None if use is None else use.time_seconds,
         "gpu_model": "" if gpu is None else gpu.model,
-        "gpu_count": 0 if gpu is None else 1,
+        "gpu_count": 0 if gpu is None else gpu.count,
         "gpu_driver": "" if gpu is None else gpu.driver,
         "power_limit_watts": None if control is None else control.held_watts,
-        "max_power_watts": 0.0 if gpu is None else gpu.max_limit_watts or 0.0,
+        "max_power_watts": 0.0 if gpu is None else gpu.max_power_watts,
         "power_profile": () if control is None else control.points,
         "full_power_epoch_joules": None if full_power is None else full_power.energy_joules,
         "full_power_epoch_seconds": None if full_power is None else full_power.time_seconds,
@@ -47,13 +48,21 @@ def cost_so_far(
     accounting: Accounting,
     gpu: Optional[GpuFacts],
     notices: Notices,
+    before: Optional[Before] = None,
 ) -> Optional[CostSoFar]:
-    """Return the cost after the last epoch; None: not known, or nobody asks for it."""
-    if decision is None or epochs < 1:
+    """Return the cost after the last epoch; None: not known, or nobody asks for it.
+
+    Args:
+        before: what the run has gone on with, a part of its cost and `epochs`.
+    """
+    if decision is None or epochs < 1 or accounting.first is None:
         return None
     if decision.cost_threshold_joules is None and decision.stop_rule is None:
         return None
     total = accounting.cost(decision.eta, gpu)
+    if total is not None and before is not None:
+        carried = before.cost_joules(decision.eta, 0.0 if gpu is None else gpu.max_power_watts)
+        total = None if carried is None else total + carried
     if total is None:
         kind = "stop rule" if decision.cost_threshold_joules is None else "cost threshold"
         notices.warn("threshold", f"energy is unknown: the {kind} is not applied")

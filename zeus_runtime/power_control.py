@@ -10,79 +10,20 @@ from __future__ import annotations
 
 import enum
 import time
-from dataclasses import dataclass
-from typing import Callable, Optional, Protocol, Tuple
+from typing import Callable, Optional, Tuple
 
 from zeus_runtime.agent_background import AgentStatus
 from zeus_runtime.agent_wishes import FINAL_REFUSALS
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import Ledger, Moment
 from zeus_runtime.notices import Notices
+from zeus_runtime.power_parts import EnergySource, LimitHolder, PowerWishes, Steps
 from zeus_runtime.power_profile import SAME_WATTS, PowerProfile, candidate_limits
 from zeus_runtime.protocol import ErrorCode, Lease, PowerProfilePoint
 from zeus_runtime.trial import NEVER, WARM_UP_STEPS, Span, Trial, TrialRules
 
 LONGEST_CHECK_STEPS = 1024
 VAIN_TRIALS = 5
-
-
-@dataclass(frozen=True)
-class PowerWishes:
-    """What is wanted of the power limit.
-
-    Args:
-        eta: energy preference.
-        known: points measured before on this kind of GPU and batch size.
-    """
-
-    eta: float = 0.5
-    min_percent: float = 0.0
-    max_percent: float = 100.0
-    known: Tuple[PowerProfilePoint, ...] = ()
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What is known of a run's steps.
-
-    Args:
-        per_epoch: None: not known.
-        partial_last: the last batch of an epoch is smaller.
-        synchronize: waits until the GPU has done what was asked of it.
-    """
-
-    per_epoch: Optional[int] = None
-    partial_last: bool = False
-    synchronize: Optional[Callable[[], None]] = None
-
-
-class LimitHolder(Protocol):
-    """What is needed of the agent (`agent_background.BackgroundAgent`)."""
-
-    @property
-    def status(self) -> AgentStatus:
-        """What is known now."""
-
-    def want_power_limit(self, uuid: str, watts: float) -> None:
-        """Ask for a limit; returns at once."""
-
-    def release(self, uuid: str) -> None:
-        """Ask for the former limit; returns at once."""
-
-
-class EnergySource(Protocol):
-    """What is needed of the meter (`meter.EnergyMeter`)."""
-
-    @property
-    def period_seconds(self) -> Optional[float]:
-        """Distance of the moments at which energy is known; None: not learned yet."""
-
-    @property
-    def problem(self) -> str:
-        """Why energy is unknown now; "" if it is known."""
-
-    def mark(self, time_seconds: Optional[float] = None) -> Moment:
-        """Return a mark at this moment or one just past."""
 
 
 class _State(enum.Enum):
@@ -128,7 +69,7 @@ class PowerControl:
             wishes.max_percent,
         )
         self._profile = PowerProfile(
-            candidates, wishes.eta, facts.max_limit_watts, known=wishes.known
+            candidates, wishes.eta, facts.max_power_watts, known=wishes.known
         )
         self._state = _State.WARM_UP
         self._trial: Optional[Trial] = None
@@ -154,16 +95,26 @@ class PowerControl:
 
     @property
     def profiling(self) -> bool:
-        """Whether limits are still being measured."""
-        return self._state not in (_State.HOLDING, _State.OFF)
+        """Whether it is still open which limit to hold."""
+        return not self.complete and not self._profile.settled
+
+    @property
+    def complete(self) -> bool:
+        """Whether no limit is looked at any more, be it only to tell apart what costs the same."""
+        return self._state in (_State.HOLDING, _State.OFF)
 
     @property
     def held_watts(self) -> Optional[float]:
-        """The limit held for the rest of the run; None: none (yet, or not now)."""
-        if self._state is not _State.HOLDING or not self._holds_best:
+        """The limit held for the rest of the run; None: none (yet, or not now).
+
+        Limits that cost nearly the same may still be looked at in between.
+        """
+        best, lease = self._profile.best, self._lease
+        if best is None or lease is None or self._state is _State.OFF or self.profiling:
             return None
-        assert self._lease is not None
-        return self._lease.applied_watts
+        if self._state is _State.HOLDING:
+            return lease.applied_watts if self._holds_best else None
+        return best.power_limit_watts
 
     @property
     def _holds_best(self) -> bool:
@@ -192,21 +143,37 @@ class PowerControl:
         """See whether the limit changed; call it before a segment of the ledger is closed."""
         self._follow_lease(self._agent.status, self._clock(), steps)
 
+    def give_up(self) -> None:
+        """Nothing is known of the GPUs any more: go on at the limit that was there."""
+        self._trial = None
+        self.wake_at = NEVER
+        self._end_profile()
+
     def on_step(self, steps: int) -> None:
         """A step ended and `steps >= wake_at`."""
         if self._state is _State.TRIAL and self._steps.synchronize is not None:
             self._steps.synchronize()
         self._advance(steps, lambda trial, now: trial.on_step(now, steps))
 
-    def on_epoch_begin(self, now_seconds: float, steps: int) -> None:
-        """An epoch begins."""
-        self._in_epoch, self._epoch_start_steps = True, steps
+    def on_epoch_begin(self, now_seconds: float, steps: int, done_before: int = 0) -> None:
+        """An epoch begins, or goes on after steps of it that an earlier execution has done."""
+        self._in_epoch, self._epoch_start_steps = True, steps - done_before
         self._advance(steps, lambda trial, now: trial.on_epoch_begin(now, steps), now_seconds)
 
     def on_epoch_end(self, now_seconds: float, steps: int) -> None:
         """The training part of an epoch ended."""
         self._in_epoch = False
         self._advance(steps, lambda trial, now: trial.on_epoch_end(now, steps), now_seconds)
+
+    def on_pause(self, now_seconds: float, steps: int) -> None:
+        """Within an epoch something else follows: evaluation, a checkpoint."""
+        self._in_epoch = False
+        self._advance(steps, lambda trial, now: trial.on_epoch_end(now, steps), now_seconds)
+
+    def on_go_on(self, now_seconds: float, steps: int) -> None:
+        """The steps of the epoch go on."""
+        self._in_epoch = True
+        self._advance(steps, lambda trial, now: trial.go_on(now, steps), now_seconds)
 
     # ---- the states -------------------------------------------------------------
 

@@ -6,12 +6,11 @@ import math
 from dataclasses import replace
 from typing import Optional
 
-from zeus_runtime.agent_background import BackgroundAgent
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import Ledger
-from zeus_runtime.meter import EnergyMeter
 from zeus_runtime.notices import Notices
-from zeus_runtime.power_control import PowerControl, PowerWishes, Steps
+from zeus_runtime.power_control import PowerControl
+from zeus_runtime.power_parts import EnergySource, LimitHolder, PowerWishes, Steps
 from zeus_runtime.protocol import Decision, PowerProfilePoint
 
 
@@ -19,8 +18,8 @@ def make_power_control(
     facts: GpuFacts,
     decision: Optional[Decision],
     eta: float,
-    agent: Optional[BackgroundAgent],
-    meter: EnergyMeter,
+    agent: Optional[LimitHolder],
+    meter: EnergySource,
     ledger: Ledger,
     notices: Notices,
     steps: Steps,
@@ -42,16 +41,20 @@ def make_power_control(
 
 
 def power_wishes(facts: GpuFacts, decision: Optional[Decision], eta: float) -> PowerWishes:
-    """Return what is wanted; a profile counts only on the GPU model and driver it is from."""
+    """Return what is wanted; a profile counts only on the GPUs and the driver it is from."""
     if decision is None:
         return PowerWishes(eta=eta)
-    measured_on = (decision.profile_gpu_model, decision.profile_driver)
+    measured_on = (
+        decision.profile_gpu_model,
+        decision.profile_driver,
+        decision.profile_gpu_count,
+    )
     return PowerWishes(
         decision.eta,
         decision.power_min_percent,
         decision.power_max_percent,
         tuple(_sound(point) for point in decision.power_profile)
-        if measured_on == (facts.model, facts.driver)
+        if measured_on == (facts.model, facts.driver, facts.count)
         else (),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import List, Optional, Tuple
 
-from zeus_runtime.protocol import MetricMode
+from zeus_runtime.protocol import Decision, MetricMode
 
 
 class MetricRecord:
@@ -39,6 +39,29 @@ class MetricRecord:
             self._milestones.append((epoch, value))
         if self._target is not None and self._mode.is_reached(value, self._target):
             self.reached = True
+
+    def restore(
+        self,
+        milestones: Tuple[Tuple[int, float], ...],
+        last: Optional[float],
+        last_epoch: int,
+        *,
+        diverged: bool = False,
+    ) -> None:
+        """Go on after the reports of an earlier part of the run; `last` None: none was finite."""
+        self._milestones = list(milestones)
+        self.last, self.last_epoch, self.diverged = last, last_epoch, diverged
+        self.reports = int(last is not None or diverged)
+        best = self.best
+        if best is not None and self._target is not None:
+            self.reached = self._mode.is_reached(best, self._target)
+
+    @classmethod
+    def of(cls, decision: Optional[Decision]) -> MetricRecord:
+        """Return the record of a run that has begun; None: outside a ZeusJob."""
+        if decision is None:
+            return cls()
+        return cls(MetricMode(decision.metric_mode), decision.target)
 
     @property
     def best(self) -> Optional[float]:

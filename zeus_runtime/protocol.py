@@ -69,7 +69,7 @@ class Outcome(str, enum.Enum):
 
     REACHED = "reached"  # the metric reached its target: epochs and cost
     COST_EXCEEDED = "cost_exceeded"  # stopped by the threshold: a censored number of epochs
-    MAX_EPOCHS = "max_epochs"  # target not reached in max_epochs: this batch size fails
+    MAX_EPOCHS = "max_epochs"  # not reached in max_epochs, or given up: this batch size fails
     DIVERGED = "diverged"  # metric or loss is not finite: this batch size fails
     OUT_OF_MEMORY = "out_of_memory"  # infeasible on this GPU model, and so is every larger one
     CRASHED = "crashed"  # the script failed by itself: nothing
@@ -212,8 +212,8 @@ class Decision:
         power_profile: a profile measured by an earlier run of the same batch
             size, GPU model, driver and world size; empty: profile in this run.
         optimize_power: False keeps the limit found (control runs, Observe).
-        profile_gpu_model, profile_driver: what `power_profile` was measured on.
-            The runtime profiles anew where they differ from what it finds.
+        profile_gpu_model, profile_driver, profile_gpu_count: what `power_profile` was measured
+            on.  The runtime profiles anew where they differ from what it finds.
         stop_rule: asked after each epoch, besides the threshold; None: nothing else ends it.
         sweep_batch_sizes: global batch sizes of which a few steps are measured in this run,
             where that pays and fits into memory.
@@ -233,6 +233,7 @@ class Decision:
     power_profile: Tuple[PowerProfilePoint, ...] = ()
     profile_gpu_model: str = ""
     profile_driver: str = ""
+    profile_gpu_count: int = 1
     stop_rule: Optional[StopRule] = None
     sweep_batch_sizes: Tuple[int, ...] = ()
     version: int = PROTOCOL_VERSION
@@ -320,10 +321,11 @@ class Result:
 
     Args:
         sequence: grows with each write of this execution.
-        epochs: complete training epochs.
+        epochs: training epochs that are over; the last may have ended in its middle, where the
+            target was reached or the script ended its training.
         energy_joules: energy of the whole run so far; None: not measurable here.
         time_seconds: seconds of the whole run so far (training and evaluation).
-        epoch_energy_joules, epoch_time_seconds: of one epoch at the power limit
+        epoch_energy_joules, epoch_time_seconds: of one whole epoch at the power limit
             that the run held (segments at another limit are left out); None
             until such a segment was measured.
         power_limit_watts: the limit held, per GPU; None: not set by us.
@@ -336,6 +338,10 @@ class Result:
         sweep_joules, sweep_seconds: the part of the totals that these steps took; None:
             there was none.
         sweeping: the batch size that a sweep serves right now; None: none is going on.
+        carried_epochs, carried_energy_joules, carried_time_seconds: the part of the totals that
+            earlier executions of the same attempt did, up to the checkpoint with which this one
+            went on; None: it began with an untrained model (or, of the energy, not known).
+        carried_elsewhere: that part ran on other GPUs; None: it did not.
         note: one sentence for people, e.g. why energy is unknown.
     """
 
@@ -365,6 +371,10 @@ class Result:
     sweep_joules: Optional[float] = None
     sweep_seconds: Optional[float] = None
     sweeping: Optional[int] = None
+    carried_epochs: Optional[int] = None
+    carried_energy_joules: Optional[float] = None
+    carried_time_seconds: Optional[float] = None
+    carried_elsewhere: Optional[bool] = None
     note: str = ""
     version: int = PROTOCOL_VERSION
 

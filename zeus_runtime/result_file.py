@@ -10,7 +10,7 @@ import os
 from typing import Optional
 
 from zeus_runtime.notices import Notices
-from zeus_runtime.protocol import ProtocolError, Result, encode_result
+from zeus_runtime.protocol import ProtocolError, Result, decode_result, encode_result
 
 
 class ResultFile:
@@ -46,6 +46,19 @@ class ResultFile:
             )
             return False
         return True
+
+    def read(self) -> Optional[Result]:
+        """Return what the file holds, whoever wrote it; None: nothing that can be read."""
+        if self._path is None:
+            return None
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return decode_result(os.read(descriptor, self._size_bytes))
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Close the file."""

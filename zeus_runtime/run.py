@@ -12,41 +12,53 @@ are thin on it:
         run.end_epoch()
         run.report_metric(validate())
     run.finish()
+
+With several processes `start.start_run` makes it on rank 0, where it decides for all, and a
+`FollowerRun` on the others.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from types import TracebackType
-from typing import Callable, Mapping, Optional, Type
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Callable, Iterator, Mapping, Optional, Tuple, Union
 
 from zeus_runtime import current, hooks
 from zeus_runtime.accounting import Accounting
+from zeus_runtime.agent_background import BackgroundAgent
 from zeus_runtime.agent_link import connect_agent
-from zeus_runtime.gpu import Gpu, GpuFacts, open_gpu
+from zeus_runtime.base_run import BaseRun
+from zeus_runtime.gpu import Gpu, open_gpu
 from zeus_runtime.judge import Judge, why_not_applied
+from zeus_runtime.last_words import others_ran_out
 from zeus_runtime.measured import cost_so_far, measured, say_if_energy_is_lost
 from zeus_runtime.meter import EnergyMeter
-from zeus_runtime.notices import Notices, say
-from zeus_runtime.power_control import PowerControl, Steps
+from zeus_runtime.notices import say
+from zeus_runtime.power_control import PowerControl
+from zeus_runtime.power_parts import Steps
 from zeus_runtime.power_setup import make_power_control
-from zeus_runtime.progress import MetricRecord
-from zeus_runtime.protocol import Decision, MetricMode, Result
+from zeus_runtime.protocol import Result, encode_result
 from zeus_runtime.result_file import ResultFile
-from zeus_runtime.settings import RunSettings, refuse_several_processes
-from zeus_runtime.simulated import SimulatedWork
-from zeus_runtime.stop import Ending, StopTraining, is_out_of_memory
+from zeus_runtime.settings import processes_by_environment
+from zeus_runtime.stop import is_crash, is_out_of_memory
 from zeus_runtime.summary import summary
 from zeus_runtime.sweep import TrainingData
 from zeus_runtime.sweep_control import make_sweep_control
+from zeus_runtime.team_energy import TeamMeter
+from zeus_runtime.team_lead import TeamLead
+from zeus_runtime.team_limits import TeamAgent
+from zeus_runtime.team_member import Member, Seat
+from zeus_runtime.team_messages import Occasion, Orders, ending_fields
 from zeus_runtime.trial import NEVER
 
-EVALUATION_SHARE = 1.0 / 3.0  # of a training step's work: forward without backward
+_BETWEEN_EPOCHS = (Occasion.BEGIN, Occasion.JUDGE, Occasion.END, Occasion.FINAL)
+"""Where it is asked what the run has taken so far."""
 
 
-class TrainingRun:
-    """Measures one run on one GPU, turns its power limit, and ends it when it should end.
+class TrainingRun(BaseRun):
+    """Measures one run on one GPU or several, turns the power limit, and ends it when it should.
 
     Nothing it does can break training: without NVML, agent, permission or a place for
     the result it says so once and the run goes on.
@@ -66,13 +78,14 @@ class TrainingRun:
         gpu_uuid: the GPU that torch trains on; None: as CUDA_VISIBLE_DEVICES says.
         synchronize: waits until the GPU is idle; called at the edges of windows only.
         data: what could be served at other batch sizes (`sweep`); None: nothing.
+        seat: among several processes, that of rank 0; None: this one trains alone.
         environ: the process's environment.
         open_device: opens the GPU.
         clock: monotonic seconds.
 
     Raises:
         ValueError: an argument is out of range.
-        RuntimeError: this process is one of several (not supported yet).
+        RuntimeError: this process is one of several and has no seat among them.
     """
 
     def __init__(
@@ -87,42 +100,44 @@ class TrainingRun:
         gpu_uuid: Optional[str] = None,
         synchronize: Optional[Callable[[], None]] = None,
         data: Optional[TrainingData] = None,
+        seat: Optional[Seat] = None,
         environ: Mapping[str, str] = os.environ,
         open_device: Callable[[Mapping[str, str], Optional[str]], Gpu] = open_gpu,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs={max_epochs}: at least one epoch is needed")
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta={eta}: expected a number from 0 (time) to 1 (energy)")
-        if on_stop not in ("raise", "return"):
-            raise ValueError(f'on_stop={on_stop!r}: expected "raise" or "return"')
-        refuse_several_processes(environ)
-        self.notices = Notices()
-        self._superseded = False
-        self.settings, self._is_extra = current.take_over(
-            RunSettings.from_environment(environ), self.notices
+        several = processes_by_environment(environ)
+        if seat is None and several > 1:
+            raise RuntimeError(
+                f"WORLD_SIZE={several}: make the run of one of several processes by "
+                "zeus_runtime.start_run, on each of them"
+            )
+        super().__init__(
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            eta=eta,
+            on_stop=on_stop,
+            synchronize=synchronize,
+            environ=environ,
+            clock=clock,
         )
         decision = self.decision
-        self._eta = eta if decision is None else decision.eta
-        self.max_epochs = max_epochs if decision is None else min(max_epochs, decision.max_epochs)
-        self._on_stop = on_stop
-        self._batch_size = batch_size
         self._steps_per_epoch = steps_per_epoch
         self._partial_last_step = partial_last_step
-        self._synchronize = synchronize
-        self._clock = clock
-        mode = MetricMode.MAX if decision is None else MetricMode(decision.metric_mode)
-        self._metric = MetricRecord(mode, None if decision is None else decision.target)
         self._judge = Judge(
             decision, self.max_epochs, self._check_applied(batch_size), self._complain_of_rule
         )
         if self.settings.rule_error:
             self._complain_of_rule(self.settings.rule_error)
         self._file = ResultFile(self.settings.result_path, self.settings.result_bytes, self.notices)
-        self._meter = EnergyMeter(lambda: open_device(environ, gpu_uuid), clock=clock)
-        self._accounting = Accounting(self._meter)
-        self._agent = connect_agent(environ, self.settings, self.notices)
+        devices = environ if seat is None else seat.place.own_devices(environ)
+        own_meter = EnergyMeter(lambda: open_device(devices, gpu_uuid), clock=clock)
+        own_agent = connect_agent(environ, self.settings, self.notices)
+        self._team: Optional[TeamLead] = None
+        self._meter: Union[EnergyMeter, TeamMeter] = own_meter
+        self._agent: Union[BackgroundAgent, TeamAgent, None] = own_agent
+        if seat is not None:
+            self._team = self._lead(Member(seat, own_meter, own_agent, batch_size), own_agent)
+        self._accounting = Accounting(self._meter, steps_per_epoch)
         self.sweep = make_sweep_control(
             self,
             decision,
@@ -133,159 +148,128 @@ class TrainingRun:
             self.notices,
             synchronize,
             clock,
+            alone=seat is None,
         )
         self._control: Optional[PowerControl] = None
-        self._gpu: Optional[Gpu] = None
-        self._work: Optional[SimulatedWork] = None
-        self._ending: Optional[Ending] = None
         self._out_of_memory = False
-        self._finished = False
-        self._in_epoch = False
         self._sequence = 0
-        self.epochs = 0
-        self.steps = 0
-        self.wake_at = NEVER
         self._meter.start()
         hooks.watch(self)
         current.begin(self)
 
-    # ---- what is known ----------------------------------------------------------
+    @property
+    def _began(self) -> bool:
+        return self._accounting.first is not None
 
     @property
-    def decision(self) -> Optional[Decision]:
-        """What the operator decided; None outside a ZeusJob."""
-        return self.settings.decision
-
-    @property
-    def gpu(self) -> Optional[GpuFacts]:
-        """The GPU; None if it can't be read, or before the first epoch."""
-        return None if self._gpu is None else self._gpu.facts
-
-    @property
-    def in_epoch(self) -> bool:
-        """Whether the training part of an epoch is going on."""
-        return self._in_epoch
-
-    @property
-    def ending(self) -> Optional[Ending]:
-        """Why the run does no further epoch; None while it may."""
-        return self._ending
-
-    @property
-    def used(self) -> bool:
-        """Whether an attempt was used up in this process: by this run, or one before it."""
-        return self._is_extra or self._accounting.first is not None
+    def steps_per_epoch(self) -> Optional[float]:
+        """Training steps of an epoch, as the whole ones had, else as planned; None: not known."""
+        return self._accounting.steps_per_epoch
 
     @property
     def should_stop(self) -> bool:
-        """Whether no further epoch should begin.  For between epochs."""
+        """See `BaseRun`."""
         if self._ending is None:
+            with self._meet(Occasion.JUDGE):
+                self._judge_now()
+        return self._ending is not None
+
+    def _judge_now(self) -> None:
+        """See whether the run ends here; without its team only where all others do so too."""
+        if self._alone:
+            self._ending = self._judge.after_all(self._metric, self.epochs)
+        else:
             so_far = cost_so_far(
-                self.decision, self.epochs, self._accounting, self.gpu, self.notices
+                self.decision, self.epochs, self._accounting, self.gpu, self.notices, self._before
             )
             self._ending = self._judge.between_epochs(self._metric, self.epochs, so_far)
-        return self._ending is not None
+        self._end_at_will()
 
     # ---- the training loop ----------------------------------------------------------
 
-    def next_epoch(self) -> bool:
-        """Begin the next epoch and return True; or return False, if the run shall end.
-
-        Raises:
-            RuntimeError: another run was made before this one had ended.
-        """
-        if self._superseded:
-            raise RuntimeError(current.SUPERSEDED)
-        if self._in_epoch:
-            self.end_epoch()
-        if self._finished or self.should_stop:
-            return False
-        self.begin_epoch()
-        return True
+    def _begin_unless_over(self) -> bool:
+        if self._ending is None:
+            self._wait_for_gpu()
+            with self._meet(Occasion.BEGIN):
+                self._judge_now()
+                if self._ending is None:
+                    self._begin()
+        return self._in_epoch
 
     def begin_epoch(self) -> None:
-        """The training part of an epoch begins."""
+        """See `BaseRun`."""
+        self._wait_for_gpu()
+        with self._meet(Occasion.BEGIN):
+            self._begin()
+
+    def _begin(self) -> None:
         if self._accounting.first is None:
             self._prepare()
-        if self._synchronize is not None:
-            self._synchronize()
         if self._control is not None:
             self._control.check_lease(self.steps)
-        now = self._accounting.begin_epoch(self.steps)
+        now = self._accounting.begin_epoch(self.steps, self._done_before)
         if self.sweep is not None:
-            self.sweep.on_epoch_begin(now, self.epochs, self._steps_per_epoch or 0)
-        self._in_epoch = True
+            self.sweep.on_epoch_begin(now, self._own_epochs, self._steps_per_epoch or 0)
+        done_before = self._open_epoch()
         if self._control is not None:
-            self._control.on_epoch_begin(now, self.steps)
+            self._control.on_epoch_begin(now, self.steps, done_before)
             self.wake_at = self._control.wake_at
 
-    def begin_step(self, samples: float = 0.0) -> None:
-        """A batch of `samples` is handed to training."""
-        if self._work is not None:
-            self._work.begin(samples)
+    def _pause(self) -> None:
+        with self._meet(Occasion.PAUSE):
+            if self._control is not None:
+                self._control.on_pause(self._clock(), self.steps)
+                self.wake_at = self._control.wake_at
 
-    def end_step(self) -> None:
-        """Training has done with the batch."""
-        if self._work is not None:
-            self._work.finish()
-        self.steps += 1
-        if self.steps >= self.wake_at:
-            self._wake()
+    def _go_on(self) -> None:
+        with self._meet(Occasion.GO_ON):
+            if self._control is not None:
+                self._control.on_go_on(self._clock(), self.steps)
+                self.wake_at = self._control.wake_at
 
-    def begin_work(self, samples: float) -> None:
-        """Declare work that is no training step (evaluation) to a simulated GPU."""
-        if self._work is not None:
-            self._work.begin(samples)
-
-    def finish_work(self) -> None:
-        """Await the work declared by `begin_work`."""
-        if self._work is not None:
-            self._work.finish()
-
-    def end_epoch(self) -> None:
-        """The training part of the epoch has ended; evaluation may follow."""
-        if not self._in_epoch:
-            return
-        self.finish_work()
-        self._check_work()
-        if self._synchronize is not None:
-            self._synchronize()
-        self._in_epoch = False
+    def _end_epoch(self, cut: bool) -> None:
         if self.sweep is not None:
             self.sweep.leave()  # before the ledger leaves the epoch: it may still be at the sweep
-        if self._control is not None:
-            self._control.check_lease(self.steps)
-        now = self._accounting.end_epoch(self.steps)
-        self.epochs += 1
-        if self._control is not None:
-            self._control.on_epoch_end(now, self.steps)
-            self.wake_at = self._control.wake_at
-        self._publish()
+        with self._meet(Occasion.END):
+            if self._control is not None:
+                self._control.check_lease(self.steps)
+            now = self._accounting.end_epoch(self.steps, cut=cut)
+            self.epochs += 1
+            if self._control is not None:
+                self._control.on_epoch_end(now, self.steps)
+                self.wake_at = self._control.wake_at
+            self._publish()
 
     def report_metric(self, value: float) -> None:
-        """Report the validation metric after the epoch's training part.
-
-        Args:
-            value: not finite means that the run has diverged.
-        """
+        """See `BaseRun`."""
         self._metric.report(self.epochs + int(self._in_epoch), float(value))
         if self._metric.diverged:
             self.notices.warn("diverged", f"the metric is {value}: the run has diverged")
-        if self._ending is None:
+        if self._ending is None and self._team is None:  # a team ends where all of it meets
             self._ending = self._judge.at_report(self._metric)
         self._publish()
 
     def finish(self) -> None:
-        """End the run: final measurement, result, limits given back.  May be called again."""
+        """See `BaseRun`."""
         if self._finished:
             return
+        self._end_epoch_left()
         self._finished = True
         if self.decision is not None and not self._metric.reports and self.epochs:
             self.notices.warn("telemetry", "report_metric was never called")
         self.wake_at = NEVER
         self.finish_work()
-        self._accounting.finish(self.steps)
+        if self._team is not None and self._team.meets_at_end(self._ends_here):
+            with self._meet(Occasion.FINAL):
+                self._end_at_will()  # by what the others have told here, too
+                self._accounting.finish(self.steps)
+                self._accounting.refresh(self._control)
+        else:
+            self._end_at_will()
+            self._accounting.finish(self.steps)
         result = self._publish()
+        if self._team is not None:
+            self._team.leave()
         if self._agent is not None:
             self._agent.close()
         self._meter.close()
@@ -293,62 +277,76 @@ class TrainingRun:
         if self.decision is None and self._accounting.first is not None:
             say(summary(result, self._accounting.problem))
 
-    def raise_if_stopped(self) -> None:
-        """Raise `StopTraining` if the run ended without what was asked for.
-
-        Raises:
-            StopTraining: unless `on_stop="return"`.
-        """
-        ending = self._ending
-        if ending is None or not ending.stops_script or ending.outcome is None:
-            return
-        say(f"training stops: {ending.reason}")
-        if self._on_stop == "raise":
-            raise StopTraining(ending.outcome, ending.reason)
-
     def failed(self, error: Optional[BaseException]) -> None:
-        """The script is ending by an exception."""
+        """See `BaseRun`."""
         if is_out_of_memory(error):
             serving = None if self.sweep is None else self.sweep.serving
             # Of the run's own batch size nothing is known by what another one needs.
             self._out_of_memory = serving in (None, self._batch_size)
             during = "" if self._out_of_memory else f" while batch size {serving} was measured"
             self.notices.error("out-of-memory", f"the GPU ran out of memory{during}")
+        self._ends_here = self._ends_here and not is_crash(error)
+        if error is not None and self._team is not None:
+            self._team.leave()
         self.finish()
-
-    def supersede(self) -> None:
-        """End, because another run begins in this process."""
-        if self._finished:
-            return
-        if self.used:
-            self.notices.warn(
-                "superseded",
-                f"another training loader was made before this run had ended; it ends after "
-                f"{self.epochs} epochs",
-            )
-        self.finish()
-        self._superseded = True
 
     def write_result_now(self) -> None:
-        """Write the state as it is, taking no lock: for signal handlers."""
+        """See `BaseRun`."""
         if not self._finished:
+            self._hear_last_words()
             self._file.write(self._result())
-
-    def __enter__(self) -> TrainingRun:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.failed(error)
 
     # ---- inside ---------------------------------------------------------------------
 
+    def _hear_last_words(self) -> None:
+        if self._team is not None and not self._out_of_memory and not self._superseded:
+            self._out_of_memory = others_ran_out(self._file, self.settings)
+
+    @property
+    def _asked_to_end(self) -> bool:
+        return super()._asked_to_end or (self._team is not None and self._team.asked_to_end)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the other processes of this run are lost."""
+        return self._team is not None and bool(self._team.over) and not self._team.ended
+
+    @contextmanager
+    def _meet(self, occasion: Occasion) -> Iterator[None]:
+        """Do what follows at one moment of all processes; alone, just do it."""
+        team = self._team
+        if team is None:
+            yield
+            return
+        with team.meeting(occasion, self.steps, self._metric.last):
+            if occasion in _BETWEEN_EPOCHS:
+                self._accounting.refresh(self._control)
+            yield
+        if team.over and self._control is not None:
+            self._control.give_up()
+            self.wake_at = NEVER
+
+    def _lead(self, member: Member, own_agent: Optional[BackgroundAgent]) -> TeamLead:
+        """Let this process decide for all."""
+        assert isinstance(self._meter, EnergyMeter)
+        self._meter = TeamMeter(self._meter, clock=self._clock)
+        agent = self._agent = None if own_agent is None else TeamAgent(own_agent)
+        return TeamLead(member, self._meter, agent, self.notices, self._orders)
+
+    def _orders(self) -> Orders:
+        """Return what all processes shall do next."""
+        # Before the first step, too: who ends at it knows then what it was a part of.
+        told = not self._in_epoch or not self.steps
+        result = encode_result(self._result()).decode() if told else ""
+        return Orders(self.wake_at, ending=ending_fields(self._ending), result=result)
+
     def _prepare(self) -> None:
         """Before the first epoch: the GPU, and what turns its limit."""
+        if self._team is not None and self._team.other_batch_sizes:
+            self._judge = replace(self._judge, applied=False)
+            self.notices.error(
+                "decision", f"{self._team.other_batch_sizes}. Nothing is learned from this run"
+            )
         self._gpu = self._meter.wait_open()
         if self._gpu is None:
             self.notices.warn(
@@ -374,7 +372,7 @@ class TrainingRun:
             self._gpu.facts,
             self.decision,
             self._eta,
-            self._agent,
+            self._agent if self._team is None or self._team.all_have_agents else None,
             self._meter,
             self._accounting.ledger,
             self.notices,
@@ -382,17 +380,12 @@ class TrainingRun:
         )
 
     def _wake(self) -> None:
-        assert self._control is not None
-        self._control.on_step(self.steps)
-        self.wake_at = self._control.wake_at
-
-    def _check_work(self) -> None:
-        if self._work is not None and self._work.error_code:
-            self.notices.warn(
-                "work",
-                f"the simulated GPU takes no more work (NVML error {self._work.error_code}); "
-                "training goes on without it",
-            )
+        if self._team is not None:
+            self._wait_for_gpu()
+        with self._meet(Occasion.STEP):
+            assert self._control is not None
+            self._control.on_step(self.steps)
+            self.wake_at = self._control.wake_at
 
     def _check_applied(self, batch_size: Optional[int]) -> bool:
         """Say once if what trains is not what was decided; return whether it is."""
@@ -405,6 +398,7 @@ class TrainingRun:
         self.notices.warn("stop-rule", f"{problem}. Training goes on without it")
 
     def _publish(self) -> Result:
+        self._hear_last_words()  # before they are written over
         self._accounting.refresh(self._control)
         if self._gpu is not None:
             say_if_energy_is_lost(self.epochs, self._accounting, self.notices, self._finished)
@@ -416,10 +410,15 @@ class TrainingRun:
             self._agent.report(result)
         return result
 
+    def _so_far(self, within_epoch: bool) -> Tuple[Result, int]:
+        if within_epoch or not self._in_epoch:
+            self._accounting.refresh(self._control)
+        return self._result(), self._metric.last_epoch
+
     def _result(self) -> Result:
         self._sequence += 1
         outcome = self._judge.outcome(self._ending, out_of_memory=self._out_of_memory)
-        return Result(
+        own = Result(
             job=self.settings.job,
             recurrence=self.settings.recurrence,
             attempt=self.settings.attempt,
@@ -433,3 +432,4 @@ class TrainingRun:
             note=self.notices.note(),
             **measured(self._accounting, self.gpu, self._control, self.sweep),
         )
+        return own if self._before is None else self._before.added_to(own)

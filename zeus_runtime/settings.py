@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
+from zeus_runtime.batch_split import split_batch
 from zeus_runtime.protocol import (
     DEFAULT_RESULT_PATH,
     ENV_ATTEMPT,
@@ -113,6 +115,7 @@ def check_decision(decision: Decision) -> None:
 
     number("batch_size", 1, 2**53, whole=True)
     number("max_epochs", 1, 2**53, whole=True)
+    number("profile_gpu_count", 0, 2**53, whole=True)
     number("seed", -(2**63), 2**64, whole=True)
     number("target", -math.inf, math.inf)
     number("eta", 0.0, 1.0)
@@ -135,18 +138,9 @@ def check_decision(decision: Decision) -> None:
             number(name, _LEAST, math.inf, of=point, where=where)
 
 
-def refuse_several_processes(environ: Mapping[str, str]) -> None:
-    """Refuse to be one of the processes of a launcher such as torchrun.
-
-    Raises:
-        RuntimeError: `WORLD_SIZE` says so.
-    """
-    size = environ.get("WORLD_SIZE", "1")
-    if size.strip() not in ("", "1"):
-        raise RuntimeError(
-            f"WORLD_SIZE={size}: this release measures one process with one GPU; data parallel "
-            "training with several processes is not supported yet"
-        )
+def processes_by_environment(environ: Mapping[str, str]) -> int:
+    """Return how many processes the launcher has started; 1 where there is none."""
+    return max(_whole(environ.get("WORLD_SIZE", "").strip() or None, 1), 1)
 
 
 def batch_size(default: int) -> int:
@@ -166,6 +160,23 @@ def batch_size(default: int) -> int:
         return value
     decision = RunSettings.from_environment().decision
     return default if decision is None else decision.batch_size
+
+
+def local_batch_size(default_global: int, *, replicas: Optional[int] = None) -> int:
+    """Return the share of one process in the global batch size, which is what its loader takes.
+
+    Args:
+        default_global: global batch size where none was decided.
+        replicas: how many loaders share the global batch; None: one in each process.  Fewer
+            than processes where several work on the same batch, as with tensor parallelism.
+
+    Raises:
+        ValueError: the global batch size can't be divided by them; the text names those near it
+            that can.
+    """
+    if replicas is None:
+        replicas = _process_group_size() or processes_by_environment(os.environ)
+    return split_batch(batch_size(default_global), processes=replicas).per_process
 
 
 def learning_rate(default: float) -> float:
@@ -193,6 +204,14 @@ def seed(default: int) -> int:
     """Return the seed decided for this attempt, else `default`."""
     decision = RunSettings.from_environment().decision
     return default if decision is None else decision.seed
+
+
+def _process_group_size() -> Optional[int]:
+    """Return how many processes torch knows of; None: there is no process group (yet)."""
+    distributed: Any = sys.modules.get("torch.distributed")  # not imported: nobody made a group
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return int(distributed.get_world_size())
 
 
 def _whole(text: Optional[str], default: int) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Optional
 
 from zeus_runtime.protocol import STOP_EXIT_CODE, Outcome
 
+ASKED_TO_END_EXIT_CODE = 128 + signal.SIGTERM
+"""As a shell says it of who was ended by the signal: whoever runs the script sees why."""
+
 
 class StopTraining(SystemExit):
     """Ends the script with code 86, because going on is not worth it.
+
+    With 143, as SIGTERM itself would, where the script ends because it was asked to.
 
     A `SystemExit`, so that nothing after the training loop runs by accident, such as
     saving a model that has not converged; `finally` blocks and `atexit` do run.
@@ -20,7 +26,8 @@ class StopTraining(SystemExit):
     """
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
-        super().__init__(STOP_EXIT_CODE)
+        asked = outcome is Outcome.PREEMPTED
+        super().__init__(ASKED_TO_END_EXIT_CODE if asked else STOP_EXIT_CODE)
         self.outcome = outcome
         self.reason = reason
 
@@ -55,3 +62,8 @@ def is_out_of_memory(error: Optional[BaseException]) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def is_crash(error: Optional[BaseException]) -> bool:
+    """Whether the script fails by this, and does not just end."""
+    return error is not None and not isinstance(error, SystemExit)

@@ -41,11 +41,18 @@ class TrainingData:
         samples: of one epoch.
         dataset_samples: that there are.
         whole_batches: a last batch that is smaller than the others is left out.
+        largest_batch: samples that can be served at once; None: no bound is known.
     """
 
     samples: int
     dataset_samples: int
     whole_batches: bool = False
+    largest_batch: Optional[int] = None
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether a batch can be served as a whole."""
+        most = min(self.samples, self.dataset_samples)
+        return batch_size <= (most if self.largest_batch is None else min(most, self.largest_batch))
 
     def samples_at(self, batch_size: int) -> int:
         """Return how many samples an epoch at a batch size trains on."""
@@ -125,11 +132,7 @@ class Sweep:
         )
         self.memory = MemoryUse()
         self._start_seconds = 0.0
-        others = [
-            size
-            for size in sorted(set(wanted))
-            if size not in (1, own) and size <= min(data.samples, data.dataset_samples)
-        ]
+        others = [size for size in sorted(set(wanted)) if size not in (1, own) and data.fits(size)]
         others = [size for size in others if self._pays(size)] if self._pays(own) else []
         self._todo: List[int] = [own, *others] if others else []
 

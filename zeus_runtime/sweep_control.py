@@ -24,7 +24,7 @@ from typing import Callable, List, Optional, Protocol, Tuple
 from zeus_runtime.accounting import Accounting
 from zeus_runtime.ledger import EpochUse, Moment
 from zeus_runtime.notices import Notices
-from zeus_runtime.power_control import EnergySource
+from zeus_runtime.power_parts import EnergySource
 from zeus_runtime.protocol import Decision, SweepMeasurement
 from zeus_runtime.sweep import FirstEpoch, Sweep, TrainingData
 from zeus_runtime.trial import Span, Trial
@@ -293,15 +293,33 @@ def make_sweep_control(
     notices: Notices,
     synchronize: Optional[Callable[[], None]],
     clock: Callable[[], float],
+    *,
+    alone: bool = True,
 ) -> Optional[SweepControl]:
-    """Return the sweep that was decided; None: there is none, or nobody could serve it."""
+    """Return the sweep that was decided; None: there is none, or nobody could serve it.
+
+    Args:
+        alone: no other process trains with this one.
+    """
     if decision is None or not decision.sweep_batch_sizes or own != decision.batch_size:
+        return None
+    if not alone:
+        notices.remark(
+            "sweep", "no other batch size was measured: several processes train together"
+        )
         return None
     if data is None:
         notices.remark(
             "sweep",
             "no other batch size was measured: this loader can't serve any (it has a sampler of "
             "its own or an iterable dataset, or the loop has no ZeusDataLoader)",
+        )
+        return None
+    if data.largest_batch is not None and own > data.largest_batch:
+        notices.remark(
+            "sweep",
+            "no other batch size was measured: a batch is served in micro-batches, and a few steps "
+            "at another size are served whole",
         )
         return None
     return SweepControl(

@@ -13,7 +13,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from zeus_runtime.run import TrainingRun
+from zeus_runtime.base_run import BaseRun
 from zeus_runtime.sweep import TrainingData
 from zeus_runtime.sweep_control import SweepControl
 
@@ -21,11 +21,16 @@ ENDLESS = 1 << 40  # samples: how many are needed is known when they were
 LONGEST_REASON = 200  # characters
 
 
-def training_data(loader: DataLoader[Any]) -> Optional[TrainingData]:
+def training_data(
+    loader: DataLoader[Any], largest_batch: Optional[int] = None
+) -> Optional[TrainingData]:
     """Return what `loader` could serve at another batch size; None: nothing.
 
     A sampler that torch does not know may leave out samples on purpose, such as those
     that are for validation: then nothing but its own batches is ever trained on.
+
+    Args:
+        largest_batch: samples that the script says fit into the GPU at once; None: nothing.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return None
@@ -38,10 +43,10 @@ def training_data(loader: DataLoader[Any]) -> Optional[TrainingData]:
         samples, dataset_samples = len(sampler), len(loader.dataset)  # type: ignore[arg-type]  # both are Sized here, or it raises
     except (TypeError, NotImplementedError):
         return None
-    return TrainingData(samples, dataset_samples, loader.drop_last)
+    return TrainingData(samples, dataset_samples, loader.drop_last, largest_batch)
 
 
-def serve_sweep(loader: DataLoader[Any], run: TrainingRun, sweep: SweepControl) -> Iterator[Any]:
+def serve_sweep(loader: DataLoader[Any], run: BaseRun, sweep: SweepControl) -> Iterator[Any]:
     """Yield the batches of a sweep.  Those that can't be made end it, never the training."""
     if not sweep.due:
         return  # another iterator of this epoch was quicker
@@ -67,7 +72,7 @@ def _end(end: Callable[[], None], sweep: SweepControl, random_state: torch.Tenso
 
 
 def _sizes(
-    loader: DataLoader[Any], run: TrainingRun, sweep: SweepControl, simulated: bool
+    loader: DataLoader[Any], run: BaseRun, sweep: SweepControl, simulated: bool
 ) -> Iterator[Any]:
     seed = 0 if run.decision is None else run.decision.seed
     while True:

@@ -3,8 +3,9 @@
 A trial settles for a few steps after the limit was applied and then measures over
 whole steps for a few ticks of the energy counter.  Where epochs are too short for
 that, it measures whole cycles instead (epoch and what follows it, evaluation
-included), from the beginning of one epoch to that of a later one.  On the step
-path nothing happens but `steps >= wake_at`.
+included), from the beginning of one epoch to that of a later one; and where steps are
+interrupted within epochs all the time, from one such pause to a later one.  On the
+step path nothing happens but `steps >= wake_at`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Trial:
         self._start: Optional[float] = None
         self._start_steps = 0
         self._cut_short = 0
+        self._cycle_in_middle = False  # whether whole cycles are those from pause to pause
         self.span: Optional[Span] = None
         self.wake_at = NEVER
         if in_epoch and not whole_cycles:
@@ -145,8 +147,15 @@ class Trial:
 
     def on_epoch_begin(self, now_seconds: float, steps: int) -> None:
         """The next epoch begins."""
-        self._in_epoch = True
         self._epoch_start = steps
+        self._begin_steps(now_seconds, steps, in_middle=False)
+
+    def go_on(self, now_seconds: float, steps: int) -> None:
+        """Within an epoch steps go on after a pause."""
+        self._begin_steps(now_seconds, steps, in_middle=True)
+
+    def _begin_steps(self, now_seconds: float, steps: int, *, in_middle: bool) -> None:
+        self._in_epoch = True
         if self.span is not None:
             return
         if not self.whole_cycles:
@@ -157,7 +166,10 @@ class Trial:
             # The ticks at both ends of the span should see no other limit.
             if now_seconds - self._applied[0] >= self._rules.settle_seconds:
                 self._start, self._start_steps = now_seconds, steps
+                self._cycle_in_middle = in_middle
             return
+        if in_middle != self._cycle_in_middle:
+            return  # what comes between two epochs is not what comes within one
         taken = steps - self._start_steps
         if now_seconds - self._start >= self._rules.measure_seconds and taken > 0:
             self.span = Span(self._start, now_seconds, taken, whole_cycles=True)

@@ -21,7 +21,7 @@ import zeus_runtime
 from tests.support.runtime_lab import ROOT
 
 SOURCES = sorted(Path(zeus_runtime.__file__).parent.glob("*.py"))
-WITH_TORCH = {"dataloader", "sweep_loader"}
+WITH_TORCH = {"dataloader", "huggingface", "lightning", "sweep_loader", "torch_gpu"}
 NEWER_ARGUMENTS = {"slots", "kw_only", "strict", "match_args", "weakref_slot"}
 NEWER_NAMES = {
     "pairwise", "batched", "aiter", "anext", "TypeAlias", "ParamSpec", "Self", "assert_never",

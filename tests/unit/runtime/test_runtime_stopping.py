@@ -99,6 +99,33 @@ def test_a_decision_that_was_not_applied_is_the_outcome_whatever_else_happens() 
     assert judge.outcome(ending, out_of_memory=True) is Outcome.DECISION_NOT_APPLIED
 
 
+@pytest.mark.parametrize(
+    ("values", "asked_to_end", "outcome", "stops_script"),
+    [
+        ((0.5,), False, Outcome.MAX_EPOCHS, True),
+        ((0.5,), True, Outcome.PREEMPTED, True),
+        ((0.5, 0.95), False, Outcome.REACHED, False),
+        ((0.5, 0.95), True, Outcome.REACHED, False),
+        ((0.5, math.nan), False, Outcome.DIVERGED, True),
+        ((), False, Outcome.NO_TELEMETRY, False),
+    ],
+)
+def test_where_the_script_itself_ends_its_training(
+    values: tuple[float, ...], asked_to_end: bool, outcome: Outcome, stops_script: bool
+) -> None:
+    judge = Judge(DECISION, 10)
+    ending = judge.at_will(metric(*values), len(values), asked_to_end=asked_to_end)
+    assert (ending.outcome, ending.stops_script) == (outcome, stops_script)
+    # That a run was preempted is for whoever has done it to say.
+    claimed = None if outcome is Outcome.PREEMPTED else outcome
+    assert judge.outcome(ending, out_of_memory=False) is claimed
+
+
+def test_outside_a_job_it_may_end_its_training_at_will() -> None:
+    ending = Judge(None, 10).at_will(MetricRecord(), 2, asked_to_end=False)
+    assert (ending.outcome, ending.stops_script) == (None, False)
+
+
 def test_outside_a_job_nothing_but_the_last_epoch_ends_a_run() -> None:
     judge = Judge(None, 10)
     record = MetricRecord()
@@ -146,3 +173,7 @@ def test_stop_training_is_an_exit_with_code_86() -> None:
         raise StopTraining(Outcome.COST_EXCEEDED, "too dear")
     assert caught.value.code == 86
     assert str(caught.value) == "too dear"
+
+
+def test_where_the_process_was_asked_to_end_its_code_is_that_of_the_signal() -> None:
+    assert StopTraining(Outcome.PREEMPTED, "asked to").code == 128 + 15

@@ -82,6 +82,65 @@ class Known:
         self.time_seconds, self.energy = time_seconds, Energy(joules, 0.0)
 
 
+def test_an_evaluation_within_an_epoch_is_in_no_window() -> None:
+    trial = Trial(RULES, 0.0, 0)
+    walk(trial, 0.01, 0, 30, 0.0)  # measuring, and not yet for long enough
+    trial.on_epoch_end(0.3, 30)
+    assert trial.span is None
+    trial.go_on(60.3, 30)
+    walk(trial, 0.01, 30, 200, 60.3)
+    assert trial.span is not None
+    assert trial.span.start_seconds >= 60.3
+    assert not trial.span.whole_cycles
+
+
+def test_what_was_measured_long_enough_before_a_pause_counts() -> None:
+    trial = Trial(RULES, 0.0, 0)
+    walk(trial, 0.01, 0, 55, 0.0)
+    trial.on_epoch_end(0.55, 55)
+    assert trial.span is not None
+    assert trial.span.end_seconds == 0.55
+
+
+def test_where_steps_are_interrupted_all_the_time_both_are_measured() -> None:
+    trial, now, steps, rounds = Trial(RULES, 0.0, 0), 0.0, 0, 0
+    while trial.span is None:
+        rounds += 1
+        assert rounds < 50
+        for _ in range(10):
+            now, steps = now + 0.01, steps + 1
+            if steps >= trial.wake_at:
+                trial.on_step(now, steps)
+        trial.on_epoch_end(now, steps)
+        now += 0.05
+        trial.go_on(now, steps)
+    assert trial.span.whole_cycles
+    assert trial.span.steps % 10 == 0
+
+
+def test_whole_cycles_begin_and_end_alike() -> None:
+    trial, now, steps = Trial(RULES, 0.0, 0, whole_cycles=True), 0.0, 0
+    for cycle in range(8):
+        (trial.on_epoch_begin if cycle % 2 == 0 else trial.go_on)(now, steps)
+        now, steps = now + 0.2, steps + 10
+        trial.on_epoch_end(now, steps)
+        now += 2.0 if cycle % 2 else 0.1  # evaluation at the end, a checkpoint in the middle
+    assert trial.span is not None
+    whole = 2 * 0.2 + 2.0 + 0.1
+    cycles = (trial.span.end_seconds - trial.span.start_seconds) / whole
+    assert cycles == pytest.approx(round(cycles))
+
+
+def test_a_pause_leaves_the_end_of_the_epoch_where_it_is() -> None:
+    rules = TrialRules.for_period(0.1, steps_per_epoch=200, partial_last_step=True)
+    trial = Trial(rules, 0.0, 0, epoch_start_steps=0)
+    trial.on_epoch_end(0.0, 0)
+    trial.go_on(0.0, 190)
+    walk(trial, 0.06, 190, 200, 0.0)
+    assert trial.span is not None
+    assert trial.span.end_seconds == pytest.approx(9 * 0.06), "the last step is another one"
+
+
 def test_the_cost_of_an_epoch_leaves_out_segments_at_other_limits() -> None:
     ledger = Ledger()
     ledger.begin_phase(Known(0.0, 0.0), 0, Phase.TRAINING)

@@ -33,6 +33,7 @@ _UNSUPPORTED = {
     "clock-reasons": Unsupported.CLOCK_REASONS,
     "processes": Unsupported.PROCESSES,
     "mig": Unsupported.MIG,
+    "minor-number": Unsupported.MINOR_NUMBER,
 }
 _THROTTLES = {reason.name.lower().replace("_", "-"): reason for reason in Throttle if reason.name}
 _SCOPES = {"reads": Scope.READS, "writes": Scope.WRITES, "all": Scope.ALL}
@@ -174,6 +175,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["none", "single", "mixed"],
         default="mixed",
         help="offer MIG instances not, as GPUs, or by profile (default: %(default)s)",
+    )
+    plugin.add_argument(
+        "--device-ids",
+        choices=["uuid", "device-file"],
+        default="uuid",
+        help="name devices as NVIDIA's plug-in does, or nvidia0 as Google's (default: %(default)s)",
     )
     plugin.add_argument("--poll-seconds", type=float, default=1.0, help="default: %(default)g")
     plugin.set_defaults(run=_device_plugin)
@@ -369,7 +376,10 @@ def _device_plugin(options: argparse.Namespace) -> None:
     if options.replicas < 1 or not 0 < options.poll_seconds <= 60:
         raise SimulatorError("--replicas is at least 1, --poll-seconds within 0 and 60")
     settings = inventory.Settings(
-        options.resource, options.replicas, inventory.MigStrategy(options.mig_strategy)
+        options.resource,
+        options.replicas,
+        inventory.MigStrategy(options.mig_strategy),
+        inventory.DeviceIds(options.device_ids),
     )
     plugin.serve(_state_path(options), options.plugin_dir, settings, options.poll_seconds)
 

@@ -32,6 +32,7 @@ class Unsupported(IntFlag):
     CLOCK_REASONS = 32
     PROCESSES = 64
     MIG = 128
+    MINOR_NUMBER = 256
 
 
 class Scope(IntFlag):

@@ -95,9 +95,7 @@ class ClusterSide:
         )
         self._resources = PodResources(options.pod_resources)
         keeper = broker.keeper
-        self._owners = GpuOwners(
-            self._resources, self._pods, mig_parents=lambda: keeper.mig_parents(refresh=True)
-        )
+        self._owners = GpuOwners(self._resources, self._pods, named_boards=keeper.named_boards)
         self._energy_file = EnergyFile(state_dir / ENERGY_FILE)
         self._energy = EnergyByPod(self._owners, stored=self._energy_file.load())
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,6 +107,7 @@ class ClusterSide:
         metrics.registry.register(self._energy)
         metrics.registry.register(RunsCollector(broker.sessions, self._pods.get))
         keeper.on_energy = self._energy.add
+        keeper.on_identified = self._owners.forget_names_of
         keeper.on_restore_failed = self.events.restore_failed
         keeper.on_foreign_change = self._foreign_change
         keeper.on_lease_revoked = self._lease_revoked

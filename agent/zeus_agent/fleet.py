@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -83,7 +84,7 @@ class Fleet:
         self._next_look_seconds = 0.0
         self._next_relearn_seconds = clock() + RELEARN_SECONDS
         self._fruitless_inits = 0
-        self._mig_parents: dict[str, str] = {}
+        self._names: dict[str, frozenset[str]] = {}  # beside its UUID, by UUID
 
     async def poll(self) -> None:
         """Do one round: initialize if needed, look for GPUs if due, look at each GPU.
@@ -114,24 +115,36 @@ class Fleet:
         if reading is None:
             return  # what an earlier agent saved can't be judged without the energy counter
         if gpu.identity is not None and gpu.identity is not known:
+            self._names.pop(gpu.uuid, None)
             self._listener.gpu_found(gpu, gpu.identity)
         self._listener.gpu_read(gpu, reading, version)
 
-    async def mig_parents(self) -> dict[str, str]:
-        """Return the GPU of each MIG device, by UUIDs; one that does not answer keeps its own."""
+    async def named_boards(self) -> dict[str, str]:
+        """Return the board's UUID for each name by which a kubelet may know it or a part of it.
+
+        A GPU that does not answer keeps its names, but for those that another one says now, unless
+        it was identified anew since it said them.  A name that several have is nobody's.
+        """
         gpus = list(self.gpus.values())
-        answers = await asyncio.gather(*(gpu.mig_uuids() for gpu in gpus), return_exceptions=True)
-        parents: dict[str, str] = {}
-        for gpu, answer in zip(gpus, answers, strict=True):
-            if isinstance(answer, NvmlFailure | WorkerTimeout | GpuUnavailable):
-                known = {mig: uuid for mig, uuid in self._mig_parents.items() if uuid == gpu.uuid}
-                parents.update(known)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                parents.update(dict.fromkeys(answer, gpu.uuid))
-        self._mig_parents = parents
-        return parents
+        answers = await asyncio.gather(*(self._ask_names(gpu) for gpu in gpus))
+        answered = {gpu.uuid for gpu, answer in zip(gpus, answers, strict=True) if answer}
+        said = frozenset[str]().union(*(self._names.get(uuid, ()) for uuid in answered))
+        for uuid in self._names.keys() - answered:
+            self._names[uuid] -= said
+        claims = Counter(name for names in self._names.values() for name in names)
+        return {
+            name: uuid for uuid, names in self._names.items() for name in names if claims[name] == 1
+        }
+
+    async def _ask_names(self, gpu: Gpu) -> bool:
+        """Have a GPU say its names; return whether it does."""
+        try:
+            names = await gpu.names()
+        except (NvmlFailure, WorkerTimeout, GpuUnavailable):
+            return False
+        # Here, and not when all have answered: one that is identified anew meanwhile loses them.
+        self._names[gpu.uuid] = names
+        return True
 
     def stop(self) -> None:
         """End all worker threads."""

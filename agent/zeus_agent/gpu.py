@@ -172,14 +172,16 @@ class Gpu:
         self._require_healthy()
         await self._visit(lambda: self._device.set_persistence(on))
 
-    async def mig_uuids(self) -> frozenset[str]:
-        """Return the UUIDs of the MIG devices that it is divided into.
+    async def names(self) -> frozenset[str]:
+        """Return by what a kubelet may know it and its parts, beside its UUID.
 
         Raises:
             GpuUnavailable, NvmlFailure, WorkerTimeout: they are not known.
         """
         self._require_healthy()
-        return await self._visit(self._device.mig_uuids)
+        return await self._told(
+            self._worker.call_in_steps(self._device.names(), self._timeout_seconds)
+        )
 
     async def refresh_bounds(self) -> Bounds | None:
         """Read again which limits the GPU accepts.

@@ -36,7 +36,6 @@ logger = logging.getLogger("zeus_agent.keeper")
 
 FRESH_LOOK_SECONDS = 0.2
 POLICY_PERIOD_SECONDS = 1.0
-MIG_PERIOD_SECONDS = 1.0
 PROFILING_POLL_SECONDS = 0.1
 LATE_FIRST_SECONDS, LATE_LAST_SECONDS = 1.0, 30.0  # between reads of what the disk did not give
 _PROFILING_POLLS = 10.0  # looks at a GPU while its lease profiles, for each usual one
@@ -87,8 +86,6 @@ class Keeper(LimitEvents):
         self._looks: dict[str, asyncio.Future[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._fences: Iterator[int] = iter(())
-        self._mig_look: asyncio.Task[dict[str, str]] | None = None
-        self._mig_at_seconds = -math.inf
         self._profiles = asyncio.Event()
 
     # ---- life -----------------------------------------------------------------
@@ -187,22 +184,12 @@ class Keeper(LimitEvents):
         """Return the UUIDs of all boards that were found once."""
         return frozenset(self._fleet.gpus)
 
-    async def mig_parents(self, refresh: bool = False) -> Mapping[str, str]:
-        """Return the board of each MIG device, by their UUIDs.
+    async def named_boards(self) -> Mapping[str, str]:
+        """Return the board's UUID for each name by which a kubelet may know it or a part of it.
 
-        Args:
-            refresh: one that is looked for is not among those known; NVML is asked anew, once
-                a second at most.
+        Names that are not UUIDs of boards: of MIG devices, and of device files, as in `nvidia0`.
         """
-        look, now = self._mig_look, self._clock()
-        is_old = refresh and now - self._mig_at_seconds >= MIG_PERIOD_SECONDS
-        if look is None or (look.done() and is_old):
-            self._mig_at_seconds = now
-            look = self._mig_look = asyncio.get_running_loop().create_task(
-                self._fleet.mig_parents()
-            )
-        # Shielded: one caller that goes away must not take it from those who wait with it.
-        return await asyncio.shield(look)
+        return await self._fleet.named_boards()
 
     @property
     def policy(self) -> Policy:
@@ -254,6 +241,7 @@ class Keeper(LimitEvents):
             note(logger, logging.INFO, "GPU found", gpu=gpu.uuid, model=identity.model)
         controller.machine.bounds = identity.bounds
         controller.follow_policy()
+        self.on_identified(gpu.uuid)
 
     def gpu_read(self, gpu: Gpu, reading: Reading, version: int) -> None:
         """Compare a reading with the lease, unless a write came between."""

@@ -47,6 +47,7 @@ class LimitEvents:
         on_foreign_change: (GPU UUID, watts found, the holder's session or None).
         on_lease_revoked: (GPU UUID, session, why): by a change of the policy or of sharing.
         on_energy: (GPU UUID, joules used since the last call for it).
+        on_identified: (GPU UUID): it was found, or has come back from where it did not answer.
     """
 
     def __init__(self) -> None:
@@ -54,3 +55,4 @@ class LimitEvents:
         self.on_foreign_change: Callable[[str, float, str | None], None] = _nobody
         self.on_lease_revoked: Callable[[str, str, Refused], None] = _nobody
         self.on_energy: Callable[[str, float], None] = _nobody
+        self.on_identified: Callable[[str], None] = _nobody

@@ -259,6 +259,17 @@ class Device:
         uuids = (self._mig_uuid(index) for index in range(count))
         return frozenset(uuid for uuid in uuids if uuid is not None)
 
+    def names(self) -> Steps[frozenset[str]]:
+        """Read by what a kubelet may know the GPU and its parts, beside its UUID.
+
+        Those are the UUIDs of its MIG devices and the name of its device file (`nvidia0`), whose
+        number comes last: it is of after whatever has gone between the steps.
+        """
+        migs = self.mig_uuids()
+        yield
+        number = self._optional("nvmlDeviceGetMinorNumber")
+        return migs if number is None else migs | {f"nvidia{number}"}
+
     def read(self) -> Steps[Reading]:
         """Look at limit, power, energy and throttling, in steps: others may go between them.
 

@@ -33,10 +33,10 @@ def gpus_expected(note: str, *, has_library: bool) -> str:
     if not note:
         return ""
     modes = (
-        "the library is there but no device: set agent.nvidia.mode to runtimeClass or cdi, whose "
-        "container gets the devices, or keep hostPath with a privileged container"
+        "the library is there but no device: set agent.nvidia.mode to runtimeClass or cdi, where "
+        "NVIDIA's container runtime brings them, or keep hostPath with a privileged container"
         if has_library
-        else "set agent.nvidia.mode to runtimeClass (the NVIDIA container runtime is installed), "
-        "cdi (a CDI specification is), or hostPath (only the driver is)"
+        else "set agent.nvidia.mode to runtimeClass (NVIDIA's container runtime is installed), "
+        "cdi (the same, and it shall use a CDI specification), or hostPath (only the driver is)"
     )
     return f"this node should have GPUs, but {note}; {modes}"

@@ -59,13 +59,18 @@ _BOUNDS: Mapping[type, Mapping[str, Schema]] = {
         **dict.fromkeys(("job", "recurrence", "gpu_model", "gpu_driver", "outcome"), _LABEL),
         "note": {"maxLength": MAX_NOTE_LENGTH},
         **dict.fromkeys(
-            ("attempt", "sequence", "batch_size", "epochs", "gpu_count", "sweeping"), _COUNT
+            (
+                *("attempt", "sequence", "batch_size", "epochs", "gpu_count", "sweeping"),
+                "carried_epochs",
+            ),
+            _COUNT,
         ),
         **dict.fromkeys(
             (
                 *("time_seconds", "energy_joules", "epoch_energy_joules", "epoch_time_seconds"),
                 *("power_limit_watts", "max_power_watts", "sweep_joules", "sweep_seconds"),
                 *("full_power_epoch_joules", "full_power_epoch_seconds"),
+                *("carried_energy_joules", "carried_time_seconds"),
             ),
             _AMOUNT,
         ),

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_simulator.build import LIBRARY_NAME, build_library
-from gpu_simulator.device_plugin.inventory import board_of
 from gpu_simulator.state import STATE_VARIABLE
 
 CONTAINER_DIRECTORY = "/run/gpu-simulator"
@@ -62,10 +61,10 @@ class ContainerFiles:
         self._library = self._folder / built.parent.parent.name / LIBRARY_NAME
         self._write(self._library, built)
 
-    def setup(self, device_ids: Iterable[str]) -> ContainerSetup:
-        """Return what shows a container the GPUs of `device_ids` alone."""
-        boards = sorted({board_of(device) for device in device_ids})
-        text = "".join(f"{board}\n" for board in boards)
+    def setup(self, boards: Iterable[str]) -> ContainerSetup:
+        """Return what shows a container some GPUs and MIG instances alone, by their UUIDs."""
+        visible = sorted(set(boards))
+        text = "".join(f"{uuid}\n" for uuid in visible)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         # Kept for good: the kubelet mounts it again when a container is restarted.
         view = self._folder / "views" / name
@@ -74,7 +73,7 @@ class ContainerFiles:
         return ContainerSetup(
             variables={
                 STATE_VARIABLE: CONTAINER_STATE,
-                "NVIDIA_VISIBLE_DEVICES": ",".join(boards),  # for programs that only look at it
+                "NVIDIA_VISIBLE_DEVICES": ",".join(visible),  # for programs that only look at it
             },
             mounts=(
                 *(

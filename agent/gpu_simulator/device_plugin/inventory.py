@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from gpu_simulator.state import Simulator
+from gpu_simulator.state import MigInstance, Simulator
 
-REPLICA_SEPARATOR = "::"
+_REPLICA = re.compile(r"(?:::|/vgpu)\d+$")
 
 # NVML answers after which NVIDIA's GPUs need a reset: lost, reset required, not found.
 _FATAL_ERRORS = (15, 16, 28)
@@ -22,6 +23,13 @@ class MigStrategy(Enum):
     MIXED = "mixed"  # each as one of a resource of its profile, nvidia.com/mig-1g.5gb
 
 
+class DeviceIds(Enum):
+    """How devices are called."""
+
+    UUID = "uuid"  # as NVIDIA's plug-in does: GPU-..., MIG-..., with replicas GPU-...::0
+    DEVICE_FILE = "device-file"  # as Google's: nvidia0, nvidia0/gi1, with replicas nvidia0/vgpu0
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the plug-in offers.
@@ -30,29 +38,33 @@ class Settings:
         resource: name of the GPU resource.
         replicas: how many pods may share a GPU (time-slicing); 1: none.
         mig_strategy: see there.
+        device_ids: see there.
     """
 
     resource: str = "nvidia.com/gpu"
     replicas: int = 1
     mig_strategy: MigStrategy = MigStrategy.MIXED
+    device_ids: DeviceIds = DeviceIds.UUID
 
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """A GPU as far as the plug-in has to know it; `instances` by UUID to profile."""
+    """A GPU as far as the plug-in has to know it."""
 
     uuid: str
+    minor_number: int
     healthy: bool
     mig_enabled: bool
-    instances: Mapping[str, str]
+    instances: tuple[MigInstance, ...] = ()
 
 
 @dataclass(frozen=True)
 class OfferedDevice:
-    """A device as the kubelet counts it."""
+    """A device as the kubelet counts it; `board`: the UUID of its GPU or MIG instance."""
 
     id: str
     healthy: bool
+    board: str
 
 
 def read_facts(simulator: Simulator) -> tuple[GpuFacts, ...]:
@@ -61,9 +73,10 @@ def read_facts(simulator: Simulator) -> tuple[GpuFacts, ...]:
     return tuple(
         GpuFacts(
             uuid=gpu.uuid,
+            minor_number=int(gpu.numbers["minor_number"]),
             healthy=driver_loaded and _answers(gpu.numbers),
             mig_enabled=gpu.numbers["mig"] != 0,
-            instances={found.uuid: found.profile for found in simulator.instances(gpu.index)},
+            instances=simulator.instances(gpu.index),
         )
         for gpu in simulator.devices()
     )
@@ -79,25 +92,34 @@ def offered(gpus: Iterable[GpuFacts], settings: Settings) -> dict[str, tuple[Off
     domain = settings.resource.partition("/")[0]
     for gpu in gpus:
         if not gpu.mig_enabled or settings.mig_strategy is MigStrategy.NONE:
-            found[settings.resource] += _replicas(gpu.uuid, gpu.healthy, settings.replicas)
+            found[settings.resource] += _replicas(gpu, None, settings)
             continue
-        for uuid, profile in gpu.instances.items():
+        for instance in gpu.instances:
             single = settings.mig_strategy is MigStrategy.SINGLE
-            resource = settings.resource if single else f"{domain}/mig-{profile}"
+            resource = settings.resource if single else f"{domain}/mig-{instance.profile}"
             found.setdefault(resource, [])
-            found[resource] += _replicas(uuid, gpu.healthy, settings.replicas)
+            found[resource] += _replicas(gpu, instance, settings)
     return {resource: tuple(devices) for resource, devices in found.items()}
 
 
-def _replicas(uuid: str, healthy: bool, count: int) -> list[OfferedDevice]:
-    if count == 1:
-        return [OfferedDevice(uuid, healthy)]
-    return [OfferedDevice(f"{uuid}{REPLICA_SEPARATOR}{i}", healthy) for i in range(count)]
+def _replicas(
+    gpu: GpuFacts, instance: MigInstance | None, settings: Settings
+) -> list[OfferedDevice]:
+    board = gpu.uuid if instance is None else instance.uuid
+    name, separator = board, "::"
+    if settings.device_ids is DeviceIds.DEVICE_FILE:
+        part = "" if instance is None else f"/gi{instance.instance_id}"
+        name, separator = f"nvidia{gpu.minor_number}{part}", "/vgpu"
+    if settings.replicas == 1:
+        return [OfferedDevice(name, gpu.healthy, board)]
+    return [
+        OfferedDevice(f"{name}{separator}{i}", gpu.healthy, board) for i in range(settings.replicas)
+    ]
 
 
 def board_of(device_id: str) -> str:
-    """Return the UUID of the GPU or MIG instance that a device id stands for."""
-    return device_id.partition(REPLICA_SEPARATOR)[0]
+    """Return what a device id and those of the same GPU or MIG instance begin with."""
+    return _REPLICA.sub("", device_id)
 
 
 def preferred(available: Iterable[str], must_include: Iterable[str], size: int) -> list[str]:

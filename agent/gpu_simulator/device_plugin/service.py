@@ -135,15 +135,17 @@ class ResourceService:
         self, request: api.AllocateRequest, context: grpc.aio.ServicerContext
     ) -> api.AllocateResponse:
         """Return what each container gets; NOT_FOUND for a device that is not offered."""
-        known = {device.id for device in self._devices}
+        boards = {device.id: device.board for device in self._devices}
         response = api.AllocateResponse()
         for container in request.container_requests:
             for device in container.devices_ids:
-                if device not in known:
+                if device not in boards:
                     await context.abort(
                         grpc.StatusCode.NOT_FOUND, f"{self.resource} has no device {device}"
                     )
-            setup = await asyncio.to_thread(self._files.setup, list(container.devices_ids))
+            setup = await asyncio.to_thread(
+                self._files.setup, [boards[device] for device in container.devices_ids]
+            )
             response.container_responses.append(
                 api.ContainerAllocateResponse(
                     envs=setup.variables,

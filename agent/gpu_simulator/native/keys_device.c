@@ -25,6 +25,7 @@ enum {
     D_FINISHED,
     D_MEMORY,
     D_MIG,
+    D_MINOR_NUMBER,
     D_LOST,
     D_VANISHED,
     D_NO_PERMISSION,
@@ -61,6 +62,7 @@ static const char *const KEYS[D_KEYS] = {
     [D_FINISHED] = "finished",
     [D_MEMORY] = "memory_bytes",
     [D_MIG] = "mig",
+    [D_MINOR_NUMBER] = "minor_number",
     [D_LOST] = "lost",
     [D_VANISHED] = "vanished",
     [D_NO_PERMISSION] = "no_permission",
@@ -108,6 +110,7 @@ int sim_get_device(SimCall *call, int key, double *value) {
     case D_FINISHED: *value = (double)device->finished_items; break;
     case D_MEMORY: *value = (double)call->model->memory_bytes; break;
     case D_MIG: *value = device->mig.mode; break;
+    case D_MINOR_NUMBER: *value = device->minor_number; break;
     case D_LOST: *value = faults->lost; break;
     case D_VANISHED: *value = faults->vanished; break;
     case D_NO_PERMISSION: *value = faults->no_permission; break;
@@ -150,6 +153,10 @@ int sim_set_device(SimCall *call, int key, double value) {
         if (device->mig.mode != (value != 0)) sim_drop_work(device);
         device->mig.pending = value != 0;
         if (device->mig.mode != device->mig.pending) sim_mig_reset(&device->mig);
+        break;
+    case D_MINOR_NUMBER: /* as a driver gives it to GPUs in the order in which they come */
+        if (!(value >= 0 && value <= 255)) return ERANGE;
+        device->minor_number = (uint32_t)value;
         break;
     case D_LOST: set_gone(device, &faults->lost, value != 0); break;
     case D_VANISHED: set_gone(device, &faults->vanished, value != 0); break;

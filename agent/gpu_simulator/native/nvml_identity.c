@@ -61,7 +61,6 @@ TEXT(nvmlDeviceGetBoardPartNumber, "900-00000-0000-000")
 
 GETTER(nvmlDeviceGetIndex, unsigned int,
        call.slot >= 0 ? (unsigned int)call.slot : sim_seen_number(call.map, call.index))
-GETTER(nvmlDeviceGetMinorNumber, unsigned int, call.index)
 GETTER(nvmlDeviceGetModuleId, unsigned int, call.index)
 GETTER(nvmlDeviceGetBoardId, unsigned int, call.device->pci_bus << 8)
 GETTER(nvmlDeviceGetMultiGpuBoard, unsigned int, 0)
@@ -74,6 +73,15 @@ GETTER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, call.model->architectu
 GETTER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned int, call.model->architecture >= 9 ? 5 : 3)
 GETTER(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, 16)
 GETTER(nvmlDeviceGetMaxPcieLinkWidth, unsigned int, 16)
+
+NVML_API nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t handle, unsigned int *number) {
+    SimCall call;
+    nvmlReturn_t entered = sim_enter_any(handle, SIM_READS, SIM_NO_MINOR_NUMBER, &call);
+    if (entered != NVML_SUCCESS) return entered;
+    if (number == NULL) return sim_leave(&call, NVML_ERROR_INVALID_ARGUMENT);
+    *number = call.device->minor_number;
+    return sim_leave(&call, NVML_SUCCESS);
+}
 
 NVML_API nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t handle, int *major,
                                                          int *minor) {

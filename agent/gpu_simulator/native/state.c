@@ -100,6 +100,7 @@ static void name_device(SimDevice *device, uint64_t seed, unsigned int index) {
              (unsigned long long)(b % 1000000000000ull));
     device->pci_bus = 0x07 + 8 * index;
     device->pci_device = 0;
+    device->minor_number = index;
 }
 
 static int fill(SimState *state, const SimConfig *config) {

@@ -17,7 +17,7 @@
 #include "nvml_abi.h"
 
 #define SIM_MAGIC 0x4750555f53494d31ull
-#define SIM_LAYOUT 2u
+#define SIM_LAYOUT 3u
 #define SIM_MAX_DEVICES 16
 #define SIM_MAX_ITEMS 64
 #define SIM_MAX_CLIENTS 256
@@ -41,7 +41,8 @@ enum {
     SIM_NO_CLOCK_REASONS = 32,
     SIM_NO_PROCESSES = 64,
     SIM_NO_MIG = 128,
-    SIM_NO_ALL = 255
+    SIM_NO_MINOR_NUMBER = 256,
+    SIM_NO_ALL = 511
 };
 
 typedef struct {
@@ -85,6 +86,7 @@ typedef struct {
     char uuid[48];
     char serial[24];
     uint32_t pci_bus, pci_device;
+    uint32_t minor_number; /* of its device file */
     SimMig mig;
     SimFaults faults;
 

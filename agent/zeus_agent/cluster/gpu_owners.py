@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from zeus_agent.callers import PodCaller
-from zeus_agent.cluster.device_ids import Ignored
+from zeus_agent.cluster.device_ids import Ignored, may_move
 from zeus_agent.cluster.live_pods import LivePod, LivePods
 from zeus_agent.cluster.ownership import Ownership, PodDevices, Share, join
 from zeus_agent.cluster.pod_resources import KubeletUnavailable
@@ -28,8 +28,9 @@ MISS_SECONDS = 0.2
 The kubelet answers 100 requests a second in all; a caller that names foreign GPUs in a loop must
 not use them up."""
 AWAY_SECONDS = 60.0
-MIG_SECONDS = 5.0
-"""So often the driver is asked again for the board of a MIG device that it did not know."""
+NAME_SECONDS = 5.0
+"""So often the driver is asked again for the board of a name that it did not know, and of one that
+another board may come to have."""
 LOOK_SECONDS = 5.0
 SETTLE_SECONDS = 0.5
 """After pods have come or gone: more of them come and go together."""
@@ -37,7 +38,7 @@ REUSED_SECONDS = 2.0
 """So long after a pod's end the kubelet may still list its devices, under a name that a later pod
 may have by now."""
 
-MigParents = Callable[[], Awaitable[Mapping[str, str]]]
+NamedBoards = Callable[[], Awaitable[Mapping[str, str]]]
 
 
 class OwnershipUnavailable(Exception):  # noqa: N818 -- a fact about who is asked
@@ -57,8 +58,8 @@ class GpuOwners:
     Args:
         resources: the kubelet.
         pods: the live pods.
-        mig_parents: reads the board's UUID of each MIG device from the driver; asked only when a
-            MIG device is not known.
+        named_boards: reads from the driver the board's UUID for each name that may stand for a
+            board or for a part of it; asked only where the kubelet uses such names.
         clock: monotonic seconds.
     """
 
@@ -67,16 +68,17 @@ class GpuOwners:
         resources: ListsDevices,
         pods: LivePods,
         *,
-        mig_parents: MigParents,
+        named_boards: NamedBoards,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resources = resources
         self._pods = pods
-        self._read_mig_parents = mig_parents
+        self._read_named_boards = named_boards
         self._clock = clock
-        self._mig_parents: Mapping[str, str] = {}
-        self._unknown_migs: frozenset[str] = frozenset()
-        self._next_migs_at_seconds = 0.0
+        self._named_boards: Mapping[str, str] = {}
+        self._unknown_names: frozenset[str] = frozenset()
+        self._next_names_at_seconds = 0.0
+        self._checking: asyncio.Task[None] | None = None
         self._listed: tuple[PodDevices, ...] = ()
         self._pods_then: tuple[LivePod, ...] = ()
         self._listed_at_seconds: float | None = None
@@ -116,6 +118,10 @@ class GpuOwners:
             share = self._ownership().share(caller.pod_uid, gpu_uuid)
             if share is None and self._pods.get(caller.pod_uid) is not None:
                 self._require_a_list_of(caller)
+                if caller.pod_uid in self._ownership().unsure:
+                    raise OwnershipUnavailable(
+                        "the driver does not say now of which board a device of the pod is"
+                    )
         if not self.is_known:
             raise OwnershipUnavailable(
                 "the kubelet does not say which pod has which GPU; the agent's log says why"
@@ -136,13 +142,16 @@ class GpuOwners:
     def has_lost(self, caller: PodCaller, gpu_uuid: str) -> bool:
         """Whether the kubelet's last list does not give a live pod a board that it had.
 
-        A kubelet that has just started does not list every pod yet: that alone takes nothing from
-        a pod, unless the board is another's by now.
+        A kubelet that has just started does not list every pod yet, and a driver may not say for a
+        while which board a device is of: neither takes anything from a pod, unless the board is
+        another's by now.
         """
         ownership = self._ownership()
         if ownership.share(caller.pod_uid, gpu_uuid) is not None:
             return False
-        return self._is_listed(caller) or bool(ownership.owners(gpu_uuid))
+        if ownership.owners(gpu_uuid):
+            return True
+        return self._is_listed(caller) and caller.pod_uid not in ownership.unsure
 
     @property
     def lists(self) -> int:
@@ -152,6 +161,17 @@ class GpuOwners:
     async def look_again(self) -> None:
         """Ask the kubelet anew, unless it was asked a moment ago."""
         await self._be_younger_than(FRESH_SECONDS)
+
+    def forget_names_of(self, gpu_uuid: str) -> None:
+        """Have the driver say anew which names a board has, before any of them counts again.
+
+        To be called when it was identified anew: it may have been away, and the number of its
+        device file may be another board's by now.
+        """
+        self._keep_names(lambda _, uuid: uuid != gpu_uuid)
+        self._next_names_at_seconds = 0.0
+        self._tried_at_seconds = None
+        self._forget_join()
 
     @property
     def is_known(self) -> bool:
@@ -204,6 +224,7 @@ class GpuOwners:
             if not self._is_away:
                 note(logger, logging.WARNING, "no list of devices", reason=str(error))
             self._is_away = True
+            await self._learn_names(now)  # what is known of before counts, and so do its names
             return
         if self._is_away:
             note(logger, logging.INFO, "the kubelet lists devices again")
@@ -211,19 +232,49 @@ class GpuOwners:
         self._listed, self._pods_then, self._joined = listed, pods, None
         self._lists += 1
         self._forget_old_ends(now)
-        await self._learn_migs(self._ownership().unknown_migs, now)
+        await self._learn_names(now)
         self._tell_ignored(self._ownership().ignored)
 
-    async def _learn_migs(self, unknown: frozenset[str], now_seconds: float) -> None:
-        if unknown and (unknown - self._unknown_migs or now_seconds >= self._next_migs_at_seconds):
-            self._unknown_migs = unknown
-            self._next_migs_at_seconds = now_seconds + MIG_SECONDS
-            try:
-                self._mig_parents = dict(await self._read_mig_parents())
-            except Exception:
-                # A fault of the driver, or of ours, with MIG must not end what holds the limits.
-                logger.exception("MIG devices can't be told apart")
-            self._joined = None
+    async def _learn_names(self, now_seconds: float) -> None:
+        """Ask the driver for the boards of names where that is needed.
+
+        The number of a device file is another board's once the driver has let go of the board and
+        another one has come.  So a number is read when a pod comes to have it, again now and then,
+        and again before it counts if its board was identified anew (`forget_names_of`).
+        """
+        ownership, is_due = self._ownership(), now_seconds >= self._next_names_at_seconds
+        unknown = ownership.unknown_names
+        if unknown - self._unknown_names or (unknown and is_due):
+            self._next_names_at_seconds = now_seconds + NAME_SECONDS
+            await self._read_names()
+            self._unknown_names = self._ownership().unknown_names
+        elif is_due and self._checking is None and any(map(may_move, ownership.names)):
+            self._next_names_at_seconds = now_seconds + NAME_SECONDS
+            # A driver that is slow or hangs must not hold up what is known.
+            self._checking = asyncio.create_task(self._read_names())
+            self._checking.add_done_callback(self._checked)
+        self._keep_names_in_use()
+
+    async def _read_names(self) -> None:
+        try:
+            self._named_boards = dict(await self._read_named_boards())
+        except Exception:
+            # A fault of the driver, or of ours, with names must not end what holds the limits.
+            logger.exception("the driver does not say which boards the devices are of")
+            self._keep_names(lambda name, _: not may_move(name))
+        self._joined = None
+        self._keep_names_in_use()
+
+    def _keep_names_in_use(self) -> None:
+        names = self._ownership().names
+        self._keep_names(lambda name, _: name in names or not may_move(name))
+
+    def _keep_names(self, is_kept: Callable[[str, str], bool]) -> None:
+        boards = self._named_boards.items()
+        self._named_boards = {name: uuid for name, uuid in boards if is_kept(name, uuid)}
+
+    def _checked(self, _: asyncio.Task[None]) -> None:
+        self._checking = None
 
     def _is_listed(self, caller: PodCaller) -> bool:
         name = (caller.namespace, caller.pod)
@@ -249,7 +300,7 @@ class GpuOwners:
 
     def _ownership(self) -> Ownership:
         if self._joined is None:
-            self._joined = join(self._listed, self._live_then(), self._mig_parents, self._reused())
+            self._joined = join(self._listed, self._live_then(), self._named_boards, self._reused())
         return self._joined
 
     def _live_then(self) -> list[LivePod]:
@@ -301,4 +352,5 @@ class GpuOwners:
                 device=each.device_id,
                 reason=each.reason,
             )
-        self._told = relevant
+        # What a driver of claims gives comes and goes with each pod.
+        self._told = relevant | {each for each in self._told if not each.device_id}

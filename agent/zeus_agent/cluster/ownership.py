@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
-from zeus_agent.cluster.device_ids import GpuDevice, Ignored, read_device
+from zeus_agent.cluster.device_ids import GpuDevice, Ignored, read_claim, read_device
 from zeus_agent.cluster.facts import LivePod
 
 
@@ -24,11 +24,16 @@ class DeviceSet:
 
 @dataclass(frozen=True, slots=True)
 class PodDevices:
-    """All devices of a pod's containers.  The kubelet does not say the pod's UID."""
+    """All devices of a pod's containers.  The kubelet does not say the pod's UID.
+
+    Args:
+        claim_drivers: that have given it devices for its resource claims.
+    """
 
     namespace: str
     name: str
     devices: tuple[DeviceSet, ...] = ()
+    claim_drivers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,16 @@ class Ownership:
     Args:
         shares: by pod UID, then by the board's UUID.
         ignored: devices that were left out, and why.
-        unknown_migs: MIG devices whose board is not known.
+        names: those that only the driver can tell the boards of.
+        unknown_names: those of them whose board is not known.
+        unsure: UIDs of pods that have a device of such a name.
     """
 
     shares: Mapping[str, Mapping[str, Share]] = field(default_factory=dict)
     ignored: tuple[Ignored, ...] = ()
-    unknown_migs: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    unknown_names: frozenset[str] = frozenset()
+    unsure: frozenset[str] = frozenset()
 
     def share(self, pod_uid: str, gpu_uuid: str) -> Share | None:
         """Return what the pod has of a board, None for nothing."""
@@ -76,7 +85,7 @@ class _Board:
 def join(
     listed: Iterable[PodDevices],
     live: Iterable[LivePod],
-    mig_parents: Mapping[str, str],
+    named: Mapping[str, str],
     reused: Set[tuple[str, str]] = frozenset(),
 ) -> Ownership:
     """Return who has which board.
@@ -84,7 +93,7 @@ def join(
     Args:
         listed: of the kubelet.
         live: of the API server.
-        mig_parents: the board's UUID for each MIG device's.
+        named: the board's UUID for each name that only the driver can tell the board of.
         reused: (namespace, name) of pods that have ended so lately that the kubelet may still
             list their devices, also where a later pod has the name.
     """
@@ -93,21 +102,25 @@ def join(
     times = Counter((entry.namespace, entry.name) for entry in entries)
     boards: defaultdict[str, _Board] = defaultdict(_Board)
     ignored: list[Ignored] = []
-    unknown: set[str] = set()
+    names: set[str] = set()
+    unsure: set[str] = set()
     for entry in entries:
         name = (entry.namespace, entry.name)
         uid = pods.get(name)
         if uid is None:
             continue  # over, or not yet seen: either way nobody calls for it
+        ignored += (read_claim(driver) for driver in sorted(entry.claim_drivers))
         for resource, device_id in _ids(entry):
             device = read_device(resource, device_id)
             if isinstance(device, Ignored):
                 ignored.append(device)
                 continue
-            board = device.gpu_uuid or mig_parents.get(device.mig_uuid, "")
+            board = device.gpu_uuid or named.get(device.name, "")
+            if not device.gpu_uuid:
+                names.add(device.name)
             if not board:
-                unknown.add(device.mig_uuid)
-                reason = "no board is known for the MIG device"
+                unsure.add(uid)
+                reason = f"the driver names no board, or more than one, as {device.name}"
                 ignored.append(Ignored(resource, device_id, reason))
             elif times[name] > 1 or name in reused:
                 # A pod and a former one of its name: nobody can say whose device it is.
@@ -115,7 +128,8 @@ def join(
                 ignored.append(Ignored(resource, device_id, boards[board].in_parts))
             else:
                 _use(boards[board], uid, device)
-    return Ownership(_shares(boards), tuple(ignored), frozenset(unknown))
+    unknown = frozenset(names - named.keys())
+    return Ownership(_shares(boards), tuple(ignored), frozenset(names), unknown, frozenset(unsure))
 
 
 def _ids(entry: PodDevices) -> Iterable[tuple[str, str]]:
@@ -127,7 +141,7 @@ def _ids(entry: PodDevices) -> Iterable[tuple[str, str]]:
 def _use(board: _Board, uid: str, device: GpuDevice) -> None:
     if uid not in board.pods:
         board.pods.append(uid)
-    if device.mig_uuid:
+    if device.is_part:
         board.in_parts = "the pod has a MIG device, and the limit is the whole board's"
     elif device.is_replica:
         board.in_parts = "the GPU is time-sliced"

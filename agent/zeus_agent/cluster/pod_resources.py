@@ -8,6 +8,7 @@ the socket.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
@@ -69,6 +70,7 @@ class PodResources:
                 pod.namespace,
                 pod.name,
                 tuple(_set(each) for container in pod.containers for each in container.devices),
+                frozenset(_claim_drivers(pod)),
             )
             for pod in answer.pods
         )
@@ -114,3 +116,10 @@ class PodResources:
 
 def _set(devices: messages.Devices) -> DeviceSet:
     return DeviceSet(devices.resource_name, tuple(devices.device_ids))
+
+
+def _claim_drivers(pod: messages.Pod) -> Iterable[str]:
+    for container in pod.containers:
+        for claim in container.dynamic_resources:
+            for given in claim.claim_resources:
+                yield given.driver_name

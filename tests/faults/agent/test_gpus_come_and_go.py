@@ -6,13 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from gpu_simulator import Simulator, create_state, environment
-from gpu_simulator.faults import Throttle
+from gpu_simulator import UNTIL_CLEARED, create_state, environment
+from gpu_simulator.faults import Throttle, Unsupported
 from tests.support.agent_process import ADMIN_CAP_WATTS, Machine
 from tests.support.eventually import eventually
 from zeus_runtime.agent_client import AgentClient
@@ -101,7 +98,7 @@ def test_why_clocks_are_held_down_is_shown_by_reason(machine: Machine) -> None:
     eventually(lambda: shown("hw_thermal_slowdown") == 0, "it is over")
 
 
-_SHOW_MIG = """
+_SHOW_NAMES = """
 import asyncio, json, sys, time
 from pathlib import Path
 from zeus_agent.journal import Journal
@@ -109,57 +106,99 @@ from zeus_agent.keeper import Keeper
 from zeus_agent.metrics import Metrics
 
 async def show():
-    now = [0.0]
     keeper = Keeper(
         Journal(Path(sys.argv[1]), "boot"), Metrics(), poll_seconds=3600.0,
-        nvml_timeout_seconds=30.0, clock=lambda: now[0],
+        nvml_timeout_seconds=float(sys.argv[2]), clock=time.monotonic,
     )
     await keeper.start()
-    both = await asyncio.gather(keeper.mig_parents(refresh=True), keeper.mig_parents())
-    assert both[0] == both[1], both
-    print(json.dumps([both[0], sorted(keeper.gpu_uuids())]), flush=True)
-    sys.stdin.readline()
-    print(json.dumps(await keeper.mig_parents(refresh=True)), flush=True)  # too soon
-    now[0] += 1.0
-    print(json.dumps(await keeper.mig_parents()), flush=True)  # nobody looks for another one
-    print(json.dumps(await keeper.mig_parents(refresh=True)), flush=True)
+    while sys.stdin.readline():
+        print(json.dumps(await keeper.named_boards()), flush=True)
     await keeper.stop(30.0)
 
 asyncio.run(show())
 """
 
 
-@pytest.fixture
-def divided(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str], Path]]:
-    """A keeper on an A100 in two MIG devices, a whole A100, and a V100, which has no MIG."""
-    simulator = create_state(tmp_path / "gpus", ["A100", "A100", "V100"])
-    simulator.set_mig_mode(0, True)
-    migs = [simulator.create_instance(0, "1g.5gb").uuid for _ in range(2)]
-    with subprocess.Popen(
-        [sys.executable, "-c", _SHOW_MIG, str(tmp_path / "state")],
-        env={**os.environ, **environment(tmp_path / "gpus")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process, migs, tmp_path / "gpus"
+class Names:
+    """A keeper that looks at its GPUs once, and says by which names it knows them when asked."""
+
+    def __init__(self, folder: Path, models: list[str], nvml_timeout_seconds: float = 30.0) -> None:
+        self.simulator = create_state(folder / "gpus", models)
+        self.uuids = self.simulator.uuids()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SHOW_NAMES, str(folder / "state"), str(nvml_timeout_seconds)],
+            env={**os.environ, **environment(folder / "gpus")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self) -> dict[str, str]:
+        """Ask it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        named: dict[str, str] = json.loads(self._process.stdout.readline())
+        return named
+
+    def __enter__(self) -> Names:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process as process:  # closes its input, at which it ends
+            process.communicate()
+        assert process.returncode == 0
+
+    def number(self, *numbers: int) -> None:
+        """Give the GPUs, in their order, these minor numbers."""
+        for uuid, number in zip(self.uuids, numbers, strict=True):
+            self.simulator.set("minor_number", number, uuid)
 
 
-def test_mig_devices_are_found_under_their_boards_and_looked_for_again_when_one_is_unknown(
-    divided: tuple[subprocess.Popen[str], list[str], Path],
+def test_boards_are_known_by_their_mig_devices_and_device_files(tmp_path: Path) -> None:
+    with Names(tmp_path, ["A100", "A100", "V100"]) as names:  # of which the V100 has no MIG
+        names.number(2, 0, 1)
+        one, two, three = names.uuids
+        files = {"nvidia2": one, "nvidia0": two, "nvidia1": three}
+        assert names() == files
+        names.simulator.set_mig_mode(0, True)
+        migs = [names.simulator.create_instance(0, "1g.5gb").uuid for _ in range(2)]
+        assert names() == {**files, **dict.fromkeys(migs, one)}
+        migs.append(names.simulator.create_instance(0, "1g.5gb").uuid)
+        assert names() == {**files, **dict.fromkeys(migs, one)}
+
+
+def test_a_number_of_two_boards_is_nobodys_until_one_has_it_alone(tmp_path: Path) -> None:
+    with Names(tmp_path, ["V100", "A40", "A40"]) as names:
+        names.number(0, 0, 1)
+        assert names() == {"nvidia1": names.uuids[2]}
+        names.number(2, 0, 1)
+        one, two, three = names.uuids
+        assert names() == {"nvidia2": one, "nvidia0": two, "nvidia1": three}
+
+
+def test_a_board_whose_driver_tells_no_number_has_none_and_the_others_theirs(
+    tmp_path: Path,
 ) -> None:
-    process, migs, path = divided
-    assert process.stdin is not None
-    assert process.stdout is not None
-    simulator = Simulator(path)
-    board = simulator.uuids()[0]
-    first, boards = json.loads(process.stdout.readline())
-    assert first == dict.fromkeys(migs, board)
-    assert boards == sorted(simulator.uuids())
-    third = simulator.create_instance(0, "1g.5gb").uuid
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert json.loads(process.stdout.readline()) == first
-    assert json.loads(process.stdout.readline()) == first
-    assert json.loads(process.stdout.readline()) == dict.fromkeys([*migs, third], board)
-    assert process.wait(60) == 0
+    with Names(tmp_path, ["V100", "A100"]) as names:
+        names.simulator.set_mig_mode(1, True)
+        mig = names.simulator.create_instance(1, "1g.5gb").uuid
+        names.simulator.set_fault(1, "unsupported", Unsupported.MINOR_NUMBER)
+        assert names() == {"nvidia0": names.uuids[0], mig: names.uuids[1]}
+
+
+def test_a_board_that_hangs_keeps_its_number_unless_another_one_says_that_it_has_it(
+    tmp_path: Path,
+) -> None:
+    with Names(tmp_path, ["V100", "A40"], nvml_timeout_seconds=0.3) as names:
+        one, two = names.uuids
+        assert names() == {"nvidia0": one, "nvidia1": two}
+        names.simulator.set_fault(0, "hang_seconds", UNTIL_CLEARED)
+        assert names() == {"nvidia0": one, "nvidia1": two}
+        names.number(1, 0)
+        assert names() == {"nvidia0": two}
+        names.simulator.set_fault(1, "hang_seconds", UNTIL_CLEARED)
+        assert names() == {"nvidia0": two}, "the last one that has said so has it"
+        names.simulator.clear_fault(0)
+        names.simulator.clear_fault(1)

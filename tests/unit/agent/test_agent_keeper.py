@@ -38,6 +38,7 @@ class Board:
     energy_millijoules: int = 20_000_000
     failing_looks: int = 0
     refuses: bool = False
+    names: frozenset[str] | None = frozenset({"nvidia0"})  # None: it does not say them
     written: list[int] = field(default_factory=list)
 
 
@@ -57,6 +58,12 @@ class MemoryDevice:
             self._board.failing_looks -= 1
             raise NvmlFailure(TIMEOUT, "nvmlDeviceGetPowerUsage")
         return Reading(*(*(self._board.milliwatts,) * 2, 50_000, self._board.energy_millijoules))
+
+    def names(self) -> Steps[frozenset[str]]:
+        yield
+        if self._board.names is None:
+            raise NvmlFailure(TIMEOUT, "nvmlDeviceGetMinorNumber")
+        return self._board.names
 
     def limit_and_energy(self) -> tuple[int, int]:
         return self._board.milliwatts, self._board.energy_millijoules
@@ -292,3 +299,20 @@ async def test_a_gpu_whose_lease_profiles_is_not_out_for_what_passes_within_a_se
         assert gpu.healthy
     site.time_passes.set()
     await keeper.stop(10.0)
+
+
+@scenario
+async def test_what_a_board_was_called_does_not_outlive_its_absence(site: Site) -> None:
+    identified: list[str] = []
+    keeper = site.keeper()
+    keeper.on_identified = identified.append
+    await keeper.start()
+    assert await keeper.named_boards() == {"nvidia0": GPU}
+    site.board.names = None
+    assert await keeper.named_boards() == {"nvidia0": GPU}, "a driver may be slow"
+    site.board.failing_looks = 5
+    await soon(lambda: identified == [GPU, GPU], "it was out and is back")
+    assert await keeper.named_boards() == {}
+    site.board.names = frozenset({"nvidia1"})
+    assert await keeper.named_boards() == {"nvidia1": GPU}
+    assert await keeper.stop(10.0)

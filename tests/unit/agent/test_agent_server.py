@@ -284,8 +284,8 @@ def test_readiness_names_all_that_is_missing() -> None:
     ("note", "has_library", "words"),
     [
         ("", True, ()),
-        ("no GPU: no library", False, ("no library", "runtimeClass", "cdi", "hostPath")),
-        ("no GPU: NVML shows none", True, ("shows none", "runtimeClass", "cdi")),
+        ("no library", False, ("no library", "runtimeClass", "cdi (the same, and", "hostPath")),
+        ("NVML shows none", True, ("shows none", "runtimeClass or cdi, where NVIDIA's")),
     ],
 )
 def test_a_node_that_should_have_gpus_is_told_what_to_try(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,zeus_agent/cluster/proto/pod_resources.proto\x12\x18zeus_agent.pod_resources\"\r\n\x0bListRequest\";\n\x0cListResponse\x12+\n\x04pods\x18\x01 \x03(\x0b\x32\x1d.zeus_agent.pod_resources.Pod\"_\n\x03Pod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x37\n\ncontainers\x18\x03 \x03(\x0b\x32#.zeus_agent.pod_resources.Container\"M\n\tContainer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32!.zeus_agent.pod_resources.Devices\"4\n\x07\x44\x65vices\x12\x15\n\rresource_name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,zeus_agent/cluster/proto/pod_resources.proto\x12\x18zeus_agent.pod_resources\"\r\n\x0bListRequest\";\n\x0cListResponse\x12+\n\x04pods\x18\x01 \x03(\x0b\x32\x1d.zeus_agent.pod_resources.Pod\"_\n\x03Pod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x37\n\ncontainers\x18\x03 \x03(\x0b\x32#.zeus_agent.pod_resources.Container\"\x93\x01\n\tContainer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32!.zeus_agent.pod_resources.Devices\x12\x44\n\x11\x64ynamic_resources\x18\x05 \x03(\x0b\x32).zeus_agent.pod_resources.DynamicResource\"4\n\x07\x44\x65vices\x12\x15\n\rresource_name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\"S\n\x0f\x44ynamicResource\x12@\n\x0f\x63laim_resources\x18\x04 \x03(\x0b\x32\'.zeus_agent.pod_resources.ClaimResource\"$\n\rClaimResource\x12\x13\n\x0b\x64river_name\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRESPONSE']._serialized_end=148
   _globals['_POD']._serialized_start=150
   _globals['_POD']._serialized_end=245
-  _globals['_CONTAINER']._serialized_start=247
-  _globals['_CONTAINER']._serialized_end=324
-  _globals['_DEVICES']._serialized_start=326
-  _globals['_DEVICES']._serialized_end=378
+  _globals['_CONTAINER']._serialized_start=248
+  _globals['_CONTAINER']._serialized_end=395
+  _globals['_DEVICES']._serialized_start=397
+  _globals['_DEVICES']._serialized_end=449
+  _globals['_DYNAMICRESOURCE']._serialized_start=451
+  _globals['_DYNAMICRESOURCE']._serialized_end=534
+  _globals['_CLAIMRESOURCE']._serialized_start=536
+  _globals['_CLAIMRESOURCE']._serialized_end=572
 # @@protoc_insertion_point(module_scope)

@@ -3,97 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from tests.support.api_server_double import NODE, ApiServerDouble, Object, pod_manifest
-from tests.support.async_scenario import Clock, scenario, soon
+from tests.support.api_server_double import pod_manifest
+from tests.support.async_scenario import scenario, soon
+from tests.support.owners_bench import A, B, bench
 from zeus_agent.callers import PodCaller
 from zeus_agent.cluster.gpu_owners import (
     AWAY_SECONDS,
     FRESH_SECONDS,
-    MIG_SECONDS,
     MISS_SECONDS,
     REUSED_SECONDS,
-    GpuOwners,
     OwnershipUnavailable,
 )
-from zeus_agent.cluster.kube_api import KubeApi
-from zeus_agent.cluster.live_pods import LivePods
-from zeus_agent.cluster.ownership import DeviceSet, PodDevices, Share
-from zeus_agent.cluster.pod_resources import KubeletUnavailable
-
-A = "GPU-aaaaaaaa-0000-4000-8000-000000000001"
-B = "GPU-bbbbbbbb-0000-4000-8000-000000000002"
-MIG = "MIG-11111111-0000-5000-8000-000000000001"
-GPU = "nvidia.com/gpu"
-
-
-class Kubelet:
-    """Lists what the test says; `test_pod_resources` has the real protocol."""
-
-    def __init__(self) -> None:
-        self.devices: dict[str, tuple[str, ...]] = {}
-        self.lists = 0
-        self.is_away = False
-        self.answers: asyncio.Event | None = None
-
-    async def list(self) -> tuple[PodDevices, ...]:
-        self.lists += 1
-        listed = tuple(
-            PodDevices("team", name, (DeviceSet(GPU, ids),)) for name, ids in self.devices.items()
-        )
-        if self.answers is not None:
-            await self.answers.wait()
-        if self.is_away:
-            raise KubeletUnavailable("away, as the test wished")
-        return listed
-
-
-class Bench:
-    def __init__(self, server: ApiServerDouble, pods: LivePods) -> None:
-        self.server = server
-        self.pods = pods
-        self.kubelet = Kubelet()
-        self.clock = Clock()
-        self.migs: dict[str, str] = {}
-        self.mig_reads = 0
-        self.mig_fault: Exception | None = None
-        self.owners = GpuOwners(self.kubelet, pods, mig_parents=self._mig_parents, clock=self.clock)
-
-    async def _mig_parents(self) -> Mapping[str, str]:
-        self.mig_reads += 1
-        if self.mig_fault is not None:
-            raise self.mig_fault
-        return self.migs
-
-    async def pod(self, name: str, *device_ids: str, uid: str = "") -> PodCaller:
-        """Run a pod with devices; return it as a caller."""
-        manifest = await self.server.add(pod_manifest(name=name, uid=uid))
-        self.kubelet.devices[name] = device_ids
-        uid = manifest["metadata"]["uid"]
-        await soon(lambda: self.pods.get(uid), "the pod is seen")
-        return PodCaller("team", name, uid, "trainer")
-
-    async def lose(self, caller: PodCaller) -> None:
-        manifest: Object = pod_manifest(name=caller.pod, uid=caller.pod_uid)
-        await self.server.delete(manifest)
-        await soon(lambda: self.pods.is_gone(caller.pod_uid), "its end is seen")
-
-
-@contextlib.asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    async with ApiServerDouble() as server, KubeApi(server.address) as api:
-        pods = LivePods(api, NODE)
-        work = asyncio.create_task(pods.run())
-        await soon(lambda: pods.is_synced, "the pods are listed")
-        try:
-            yield Bench(server, pods)
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+from zeus_agent.cluster.ownership import Share
 
 
 @scenario
@@ -334,46 +258,6 @@ async def test_a_kubelet_that_hangs_does_not_hold_up_what_is_known() -> None:
         b.clock.advance(FRESH_SECONDS)
         assert await b.owners.share(pod, A) == Share(True)
         b.kubelet.answers.set()
-
-
-@scenario
-async def test_the_board_of_a_mig_device_is_asked_of_the_driver_once() -> None:
-    async with bench() as b:
-        b.migs = {MIG: A}
-        pod = await b.pod("train", MIG)
-        share = await b.owners.share(pod, A)
-        assert share is not None
-        assert not share.exclusive
-        b.clock.advance(FRESH_SECONDS)
-        await b.owners.share(pod, A)
-        assert b.mig_reads == 1
-        assert b.owners.is_shared(A)
-
-
-@scenario
-async def test_a_mig_device_that_the_driver_does_not_know_is_asked_for_now_and_then() -> None:
-    async with bench() as b:
-        pod = await b.pod("train", MIG)
-        for _ in range(3):
-            assert await b.owners.share(pod, A) is None
-            b.clock.advance(FRESH_SECONDS)
-        assert b.mig_reads == 1
-        b.migs = {MIG: A}
-        b.clock.advance(MIG_SECONDS)
-        assert await b.owners.share(pod, A) is not None
-
-
-@pytest.mark.parametrize("fault", [OSError("the driver"), KeyError("a fault of ours")])
-@scenario
-async def test_a_fault_of_the_driver_with_mig_does_not_end_the_work(fault: Exception) -> None:
-    async with bench() as b:
-        b.mig_fault = fault
-        plain, part = await b.pod("plain", B), await b.pod("part", MIG)
-        assert await b.owners.share(plain, B) == Share(True)
-        assert await b.owners.share(part, A) is None
-        b.mig_fault, b.migs = None, {MIG: A}
-        b.clock.advance(MIG_SECONDS)
-        assert await b.owners.share(part, A) is not None
 
 
 @scenario

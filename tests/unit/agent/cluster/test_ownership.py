@@ -91,7 +91,8 @@ def test_a_legacy_mig_device_names_its_board_itself() -> None:
 def test_a_mig_device_of_an_unknown_board_gives_nothing_and_is_told() -> None:
     joined = join([has("train", MIG_1, MIG_2)], [pod("train")], {MIG_1: A})
     assert shares(joined) == {("uid-train", A): False}
-    assert joined.unknown_migs == {MIG_2}
+    assert joined.unknown_names == {MIG_2}
+    assert joined.unsure == {"uid-train"}
     assert [each.device_id for each in joined.ignored] == [MIG_2]
 
 
@@ -125,3 +126,47 @@ def test_devices_of_others_are_left_out() -> None:
         ("0", False),
         ("0", True),
     ]
+
+
+NAMED = {"nvidia0": A, "nvidia1": B}
+
+
+def test_a_pod_with_a_gpu_named_by_its_device_file_has_it_alone() -> None:
+    joined = join([has("one", "nvidia1"), has("two", "nvidia0")], [pod("one"), pod("two")], NAMED)
+    assert shares(joined) == {("uid-one", B): True, ("uid-two", A): True}
+    assert joined.names == {"nvidia0", "nvidia1"}
+    assert joined.unknown_names == joined.unsure == frozenset()
+
+
+def test_partitions_and_replicas_named_by_device_files_are_shares_of_the_board() -> None:
+    for device_id, reason in (
+        ("nvidia0/gi1", "MIG"),
+        ("nvidia0/vgpu0", "time-sliced"),
+        ("nvidia0/gi1/vgpu0", "MIG"),
+    ):
+        joined = join([has("train", device_id)], [pod("train")], NAMED)
+        assert shares(joined) == {("uid-train", A): False}, device_id
+        assert reason in joined.shares["uid-train"][A].reason
+
+
+def test_one_board_under_two_kinds_of_ids_is_one_board() -> None:
+    joined = join([has("one", A), has("two", "nvidia0")], [pod("one"), pod("two")], NAMED)
+    assert shares(joined) == {("uid-one", A): False, ("uid-two", A): False}
+
+
+def test_a_device_file_that_the_driver_does_not_know_gives_nothing_and_is_told() -> None:
+    joined = join([has("train", "nvidia0", "nvidia7/vgpu1")], [pod("train")], NAMED)
+    assert shares(joined) == {("uid-train", A): True}
+    assert joined.unknown_names == {"nvidia7"}
+    assert joined.unsure == {"uid-train"}
+    [ignored] = joined.ignored
+    assert ignored.device_id == "nvidia7/vgpu1"
+    assert "as nvidia7" in ignored.reason
+
+
+def test_drivers_of_claims_are_told_for_live_pods() -> None:
+    drivers = frozenset({"gpu.nvidia.com", "dra.example.com"})
+    listed = [PodDevices("team", name, (), drivers) for name in ("train", "over")]
+    joined = join(listed, [pod("train")], {})
+    assert shares(joined) == {}
+    assert [each.resource for each in joined.ignored] == ["dra.example.com", "gpu.nvidia.com"]

@@ -31,6 +31,18 @@ async def test_devices_of_all_containers_of_all_pods_are_listed(tmp_path: Path) 
 
 
 @scenario
+async def test_drivers_that_have_given_devices_for_claims_are_listed(tmp_path: Path) -> None:
+    async with FakeKubelet(tmp_path) as kubelet:
+        drivers = ("gpu.nvidia.com", "dra.example.com")
+        kubelet.give("team", "train", {NAME: [A]}, claims=drivers)
+        resources = PodResources(tmp_path)
+        assert await resources.list() == (
+            PodDevices("team", "train", (DeviceSet(NAME, (A,)),), frozenset(drivers)),
+        )
+        await resources.close()
+
+
+@scenario
 async def test_an_empty_node_lists_nothing(tmp_path: Path) -> None:
     async with FakeKubelet(tmp_path):
         resources = PodResources(tmp_path)

@@ -4,17 +4,20 @@ Two sums, because they answer different questions
 (`docs/decisions/preempted-attempts.md`):
 
 - *the bill*: energy, time and cost of every execution of the attempt, preempted
-  ones included.  It is what was spent, and what savings are computed from.
-- *the observation*: the last execution alone.  A preempted run starts again
-  from scratch, so the last one is the whole run of this batch size; what was
-  lost to the preemption is not the batch size's fault.
+  ones included, each counted once.  It is what was spent, and what savings are
+  computed from.
+- *the observation*: the result of the last execution alone.  A preempted run starts
+  again from scratch, or from its own checkpoint and then carries what came before
+  it; either way its result is the whole run of this batch size.  What was lost to
+  the preemption is not the batch size's fault.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zeus_operator.classify import RunIdentity, implausible
+from zeus_operator.classify import SLACK, SLACK_SECONDS, RunIdentity, implausible
 from zeus_operator.optimizer.types import SweepPoint
 from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import DecisionRecord, ExecutionRecord
@@ -80,11 +83,28 @@ def believable_results(
     identity: RunIdentity,
 ) -> tuple[Result, ...]:
     """Return the results that may be counted, in the order of the executions."""
-    return tuple(
-        execution.result
-        for execution in executions
-        if execution.result is not None and implausible(execution, decision, spec, identity) is None
-    )
+    found: list[Result] = []
+    wall_seconds = 0.0
+    for execution in executions:
+        # Its own time may be carried, too: a script may start anew within one execution.
+        if execution.ended_at is not None:
+            wall_seconds += (execution.ended_at - execution.started_at).total_seconds()
+        result = execution.result
+        if result is None or implausible(execution, decision, spec, identity) is not None:
+            continue
+        if execution.ended_at is None or not _carries_too_much(result, wall_seconds):
+            found.append(result)
+    return tuple(found)
+
+
+def _carries_too_much(result: Result, wall_seconds: float) -> bool:
+    """Whether executions that took `wall_seconds` in all can't have used what a result says."""
+    if result.time_seconds > wall_seconds * SLACK + SLACK_SECONDS:
+        return True
+    if result.carried_elsewhere or result.carried_energy_joules is None:
+        return False  # of other GPUs nobody knows what they could take, and it is not counted
+    longest = (result.carried_time_seconds or 0.0) * SLACK + SLACK_SECONDS
+    return result.carried_energy_joules > result.max_power_watts * longest * SLACK
 
 
 def cost_of(
@@ -112,18 +132,15 @@ def bill(results: tuple[Result, ...], eta: float) -> Bill:
     if not results:
         return Bill()
     last = results[-1]
-    energies = [result.energy_joules for result in results if result.energy_joules is not None]
-    costs = [
-        cost
-        for result in results
-        if (cost := cost_of(result.energy_joules, result.time_seconds, result.max_power_watts, eta))
-        is not None
-    ]
     return Bill(
         epochs=last.epochs,
-        energy_joules=sum(energies) if last.energy_joules is not None else None,
-        time_seconds=sum(result.time_seconds for result in results),
-        cost_joules=sum(costs) if _cost(last, eta) is not None else None,
+        energy_joules=None
+        if last.energy_joules is None
+        else _once((r, r.energy_joules, r.carried_energy_joules) for r in results),
+        time_seconds=_once((r, r.time_seconds, r.carried_time_seconds) for r in results),
+        cost_joules=None
+        if _cost(last, eta) is None
+        else _once((r, _cost(r, eta), _carried_cost(r, eta)) for r in results),
         epoch_cost_joules=_epoch_cost(last, eta),
         power_limit_watts=last.power_limit_watts,
         best_metric=last.best_metric,
@@ -131,9 +148,28 @@ def bill(results: tuple[Result, ...], eta: float) -> Bill:
     )
 
 
+def _once(uses: Iterable[tuple[Result, float | None, float | None]]) -> float:
+    """Return the sum over executions of (result, total, carried part of it), nothing twice.
+
+    What an execution carries was used by those before it.  Where the result of one of them is
+    lost, it is all that is known of it.  What other GPUs used can't be told by this result.
+    """
+    billed = 0.0
+    for result, total, carried in uses:
+        if total is None:
+            continue
+        part = carried or 0.0
+        before = billed if result.carried_elsewhere else max(billed, part)
+        billed = before + max(total - part, 0.0)
+    return billed
+
+
 def lesson(execution_result: Result | None, decision: DecisionRecord, eta: float) -> Lesson | None:
-    """Return what the last execution teaches; None where its cost is unknown."""
-    if execution_result is None:
+    """Return what the last execution teaches; None where the cost of its whole run is unknown.
+
+    As that of a run which went on on other GPUs: what it used is no batch size's on either.
+    """
+    if execution_result is None or execution_result.carried_elsewhere:
         return None
     result = execution_result
     cost = _cost(result, eta)
@@ -184,6 +220,14 @@ def measured_profile(result: Result | None) -> MeasuredProfile | None:
 
 def _cost(result: Result, eta: float) -> float | None:
     return cost_of(result.energy_joules, result.time_seconds, result.max_power_watts, eta)
+
+
+def _carried_cost(result: Result, eta: float) -> float | None:
+    if result.carried_time_seconds is None:
+        return None
+    return cost_of(
+        result.carried_energy_joules, result.carried_time_seconds, result.max_power_watts, eta
+    )
 
 
 def _epoch_cost(result: Result, eta: float) -> float | None:

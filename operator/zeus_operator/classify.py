@@ -193,7 +193,8 @@ def _ended_by_itself(result: Result, spec: JobPlanSpec) -> tuple[Outcome, str]:
     return (
         Outcome.CRASHED,
         f"the script ended by itself after {result.epochs} of {spec.max_epochs} epochs "
-        f"without reaching {spec.target:g}",
+        f"without reaching {spec.target:g}: either it did not say that it gives up "
+        "(run.end_here()), or it was asked to end (SIGTERM) and left with exit code 0",
     )
 
 
@@ -270,6 +271,8 @@ def malformed(result: Result) -> str | None:
     """Return which field of `result` is of a wrong type or out of all bounds; None: none is."""
     optional = (
         "energy_joules",
+        "carried_energy_joules",
+        "carried_time_seconds",
         "epoch_energy_joules",
         "epoch_time_seconds",
         "power_limit_watts",
@@ -295,6 +298,25 @@ def malformed(result: Result) -> str | None:
     for name in ("job", "recurrence", "gpu_model", "gpu_driver", "note"):
         if not isinstance(getattr(result, name), str):
             return f"{name} is {getattr(result, name)!r}"
+    return _wrong_carried(result)
+
+
+def _wrong_carried(result: Result) -> str | None:
+    """Return what is wrong with the part of the totals that earlier executions did."""
+    epochs, seconds = result.carried_epochs, result.carried_time_seconds
+    joules, elsewhere = result.carried_energy_joules, result.carried_elsewhere
+    if epochs is None and seconds is None and joules is None:
+        return None
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or not 0 <= epochs <= result.epochs:
+        return f"carried_epochs is {epochs!r} of {result.epochs}"
+    if seconds is None or not 0 <= seconds <= result.time_seconds:
+        return f"carried_time_seconds is {seconds!r} of {result.time_seconds:g}"
+    if result.energy_joules is not None and (
+        joules is None or not 0 <= joules <= result.energy_joules
+    ):
+        return f"carried_energy_joules is {joules!r} of {result.energy_joules:g}"
+    if elsewhere not in (None, True, False):
+        return f"carried_elsewhere is {elsewhere!r}"
     return None
 
 
@@ -316,11 +338,14 @@ def _wrong_number(result: Result, execution: ExecutionRecord) -> str | None:
         return None
     wall = (execution.ended_at - execution.started_at).total_seconds()
     longest = wall * SLACK + SLACK_SECONDS
-    if not 0 <= result.time_seconds <= longest:
-        return f"{result.time_seconds:g} s measured in a run of {wall:g} s"
+    seconds = result.time_seconds - (result.carried_time_seconds or 0.0)
+    if not 0 <= seconds <= longest:
+        return f"{seconds:g} s measured in a run of {wall:g} s"
     if not 0 <= result.max_power_watts <= MAX_WATTS_PER_GPU * max(result.gpu_count, 1):
         return f"largest power limit {result.max_power_watts:g} W of {result.gpu_count} GPUs"
     energy = result.energy_joules
+    if energy is not None:
+        energy -= result.carried_energy_joules or 0.0
     if energy is not None and not 0 <= energy <= result.max_power_watts * longest * SLACK:
         return f"{energy:g} J in {wall:g} s on {result.max_power_watts:g} W at most"
     for name in ("epoch_energy_joules", "epoch_time_seconds", "power_limit_watts"):

@@ -134,7 +134,7 @@ def _choice(
         return Choice(
             default,
             None,
-            f"The mode is Observe: the default batch size {default}, measured.",
+            f"{_mode_words(spec)}: the default batch size {default}, measured.",
             policy=DEFAULT_POLICY,
         )
     choice = policy.choose(spec.problem, observations, situation, seed)
@@ -142,7 +142,7 @@ def _choice(
         return Choice(
             default,
             None,
-            f"The mode is Recommend: the default batch size {default} runs. The policy would take "
+            f"{_mode_words(spec)}: the default batch size {default} runs. The policy would take "
             f"{choice.batch_size}: {choice.sentence}",
             choice.candidates,
             DEFAULT_POLICY,
@@ -153,6 +153,15 @@ def _choice(
             choice, batch_size=default, cost_threshold_joules=None, stop_rule=None, sweep=()
         )
     return choice
+
+
+def _mode_words(spec: JobPlanSpec) -> str:
+    if spec.mode_asked is None:
+        return f"The mode is {spec.mode}"
+    return (
+        f"The mode is {spec.mode}, the most that the operator allows in this namespace (spec.mode "
+        f"is {spec.mode_asked})"
+    )
 
 
 def replay(
@@ -204,6 +213,7 @@ def decision_for(
         power_profile=newest.points if newest is not None and use_profile else (),
         profile_gpu_model=newest.gpu_model if newest is not None and use_profile else "",
         profile_driver=newest.gpu_driver if newest is not None and use_profile else "",
+        profile_gpu_count=newest.gpu_count if newest is not None and use_profile else 1,
         stop_rule=decision.stop_rule,
         sweep_batch_sizes=sizes_for(attempt),
     )

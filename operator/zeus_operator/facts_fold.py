@@ -17,18 +17,20 @@ def with_recurrence(facts: JobFacts, made: RecurrenceRecord) -> JobFacts:
     last_tick = facts.last_scheduled_time
     if made.request_id is None and (last_tick is None or made.scheduled_time > last_tick):
         last_tick = made.scheduled_time
+    is_new = len(others) == len(facts.recurrences)
     ordinal = max(facts.last_ordinal.get(made.kind, 0), made.ordinal)
     return replace(
         facts,
         recurrences=tuple(sorted((*others, made), key=lambda each: each.id)),
         requests=tuple(
             replace(request, created=request.created + 1)
-            if request.id == made.request_id and len(others) == len(facts.recurrences)
+            if request.id == made.request_id and is_new
             else request
             for request in facts.requests
         ),
         last_ordinal={**facts.last_ordinal, made.kind: ordinal},
         last_scheduled_time=last_tick,
+        recorded=None if facts.recorded is None else facts.recorded + is_new,
     )
 
 

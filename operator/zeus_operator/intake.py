@@ -40,12 +40,14 @@ class Taken:
         problems: of its spec; while there are any, nothing new starts.
         request_problems: annotation and what is wrong with its value.
         reset_waits: a reset was asked for and comes once nothing runs; until then nothing starts.
+        has_changed: something may have been stored of it: what was read of it before is outdated.
     """
 
     job: JobRecord | None
     problems: tuple[Problem, ...] = ()
     request_problems: tuple[Problem, ...] = ()
     reset_waits: bool = False
+    has_changed: bool = False
 
 
 @dataclass
@@ -79,22 +81,26 @@ class Intake:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
-    def take(self, seen: ZeusJobObject) -> Taken:
+    def take(self, seen: ZeusJobObject, job: JobRecord | None) -> Taken:
         """Store the spec of `seen` if it is valid and new, and what its annotations ask for.
+
+        Args:
+            job: as the store has it now; None: it has none that lives.
 
         Raises:
             KubeError: the UID of its namespace can't be read.
             StoreError: the store does not take it now.
         """
         known = self._remembered(seen.uid)
-        if known is not None and known.generation == seen.generation:
-            return self._requests(seen, known)
+        if known is not None and known.generation == seen.generation and job is not None:
+            return self._requests(seen, known, job, has_changed=False)
+        # Also if it was erased by hand, or the store was restored: begin again.
         found = validate(seen)
         if isinstance(found, tuple):
-            return Taken(self._store.job_by_uid(seen.uid), found)
+            return Taken(job, found)
         document = found.spec_document()
-        job = self._store.job_by_uid(seen.uid)
-        if job is None or job.spec != document or job.policy != found.spec.policy.value:
+        has_changed = job is None or job.spec != document or job.policy != found.spec.policy.value
+        if job is None or has_changed:
             job = self._store.apply_job(
                 seen.key.namespace,
                 seen.key.name,
@@ -113,7 +119,7 @@ class Intake:
             self._known[seen.uid] = known
             while len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        return self._requests(seen, known)
+        return self._requests(seen, known, job, has_changed=has_changed)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an incarnation that is gone."""
@@ -127,11 +133,9 @@ class Intake:
                 self._known.move_to_end(uid)
             return known
 
-    def _requests(self, seen: ZeusJobObject, known: _Known) -> Taken:
-        job = self._store.job_by_uid(seen.uid)
-        if job is None:  # erased by hand, or the store was restored: begin again
-            self.forget(seen.uid)
-            return self.take(seen)
+    def _requests(
+        self, seen: ZeusJobObject, known: _Known, job: JobRecord, *, has_changed: bool
+    ) -> Taken:
         wrong: list[Problem] = []
         reset_waits = False
         for name, handle in (
@@ -142,6 +146,7 @@ class Intake:
             value = seen.annotations.get(name)
             if value is None or known.annotations.get(name) == value:
                 continue
+            has_changed = True
             try:
                 is_done = handle(job, value)
             except RequestError as error:
@@ -152,7 +157,12 @@ class Intake:
                 self._checkpoint(ClusterCheckpoint.REQUEST_STORED)
             else:
                 reset_waits = True
-        return Taken(job, request_problems=tuple(wrong), reset_waits=reset_waits)
+        return Taken(
+            job,
+            request_problems=tuple(wrong),
+            reset_waits=reset_waits,
+            has_changed=has_changed,
+        )
 
     def _run(self, job: JobRecord, value: str) -> bool:
         for asked in parse_runs(value):

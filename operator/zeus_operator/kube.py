@@ -8,8 +8,10 @@ models cost much time and memory, and would drop fields of newer servers.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import urllib3
@@ -23,6 +25,8 @@ Object = dict[str, Any]
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
 LIST_CHUNK = 500
+AUTHORIZATION_KEPT_SECONDS = 1.0
+"""So long nobody looks whether a token was renewed: that takes as long as a small request."""
 
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
@@ -64,6 +68,20 @@ class Refused(KubeError):  # noqa: N818
     """The object is invalid, or may not be made: admission, quota, permissions."""
 
 
+class HasResource(Protocol):
+    """A kind, as far as its resource goes."""
+
+    @property
+    def api_version(self) -> str:
+        """Group and version."""
+        ...
+
+    @property
+    def plural(self) -> str:
+        """By which the server knows it."""
+        ...
+
+
 def load_configuration(kubeconfig: str | None = None) -> Configuration:
     """Return how to reach the API server: a kubeconfig if one is named, else from inside a pod.
 
@@ -102,6 +120,7 @@ class KubeClient:
         self._pool = RESTClientObject(configuration).pool_manager
         self._timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=read_timeout_seconds)
         self._user_agent = user_agent
+        self._authorization = ("", -math.inf)  # and when it was looked up
 
     def close(self) -> None:
         """Close all connections."""
@@ -167,11 +186,25 @@ class KubeClient:
                 return
             more["continue"] = token
 
+    def knows(self, kind: HasResource) -> bool:
+        """Return whether the server serves a kind now."""
+        try:
+            found = self.get(path_of(kind.api_version, "").rstrip("/"))
+        except NotFound:
+            return False
+        return any(each.get("name") == kind.plural for each in found.get("resources") or ())
+
     def authorization(self) -> str:
         """Return who asks, as the header says it: "Bearer ..."; "" with a certificate."""
+        known, looked_at = self._authorization
+        now = time.monotonic()
+        if now - looked_at < AUTHORIZATION_KEPT_SECONDS:
+            return known
         # Renewed by the package's hook where it is a file that changes.
         found = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
-        return str(found or "")
+        authorization = str(found or "")
+        self._authorization = (authorization, now)
+        return authorization
 
     def request(
         self,

@@ -6,6 +6,7 @@ The rules are client-go's (https://pkg.go.dev/k8s.io/client-go/tools/leaderelect
   others take over the lease duration after they *saw* that write at the earliest; the clocks of
   two machines are never compared;
 - every write carries the resourceVersion of what was read;
+- a Lease that is gone is as one that is held, for those who saw its holder (client-go's is free);
 - a leader that stops cleanly empties the Lease, so that nobody has to wait.
 
 Leading is a question of time, not a flag: `is_leader` is false as soon as the deadline has passed,
@@ -216,19 +217,17 @@ class Candidate:
         lease = self._api.read()
         self._contact_at = self._clock()
         if lease is None:
-            with contextlib.suppress(AlreadyExists):
-                start = self._clock()
-                self._won(start, self._api.create(self._claim({})))
+            # Whoever deleted it did not ask the leader, who makes it again or gives up in time.
+            if leading or not self._another_may_lead():
+                with contextlib.suppress(AlreadyExists):
+                    start = self._clock()
+                    self._won(start, self._api.create(self._claim({})))
             return
         self._observe(lease)
-        holder = self.observed_holder
-        if holder not in (None, self.identity):
-            if leading:
-                self._over = f"{holder} has taken the Lease"
-                return
-            if self._clock() < self._seen_at + self._observed_duration_seconds():
-                return
-        self._write(lease)
+        if leading and self._another_holds():
+            self._over = f"{self.observed_holder} has taken the Lease"
+        elif not self._another_may_lead():
+            self._write(lease)
 
     def release(self) -> None:
         """Stop leading, then empty the Lease, so that another can take it at once.
@@ -287,6 +286,15 @@ class Candidate:
         spec = lease.get("spec") or {}
         if spec != self._seen_spec:
             self._seen_spec, self._seen_at = spec, self._clock()
+
+    def _another_holds(self) -> bool:
+        return self.observed_holder not in (None, self.identity)
+
+    def _another_may_lead(self) -> bool:
+        """Whether the holder that was seen last may still lead, for all that is known here."""
+        if not self._another_holds():
+            return False
+        return self._clock() < self._seen_at + self._observed_duration_seconds()
 
     def _observed_duration_seconds(self) -> float:
         seconds = (self._seen_spec or {}).get("leaseDurationSeconds")

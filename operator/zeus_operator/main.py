@@ -34,20 +34,23 @@ from zeus_operator.lease import Candidate, KubeLease
 from zeus_operator.logs import set_up_logging
 from zeus_operator.metrics import Metrics
 from zeus_operator.reconcile import Reconciler
-from zeus_operator.resync import Lister, Resync, WatchStalled, first_list_is_in
+from zeus_operator.resync import Lister, Resync, WatchStalled
 from zeus_operator.settings import VARIABLES, OperatorSettings, SettingsError, load_settings
 from zeus_operator.status_writer import StatusWriter
 from zeus_operator.store.connection import Database, open_engine
 from zeus_operator.store.fencing import FencedOut
+from zeus_operator.store.migrate import NEWEST_REVISION
 from zeus_operator.store.store import Store, StoreError, StoreUnavailable
-from zeus_operator.watch import Watches
+from zeus_operator.watching import Watching
 from zeus_operator.workers import Workers
+from zeus_operator.workloads.served import ServedKinds
 from zeus_operator.workqueue import WorkQueue
-from zeus_operator.world import Key, Resource, World
+from zeus_operator.world import Key, World, resources_of
 
 TICK_SECONDS = 0.25
 _STORE_RETRY_SECONDS = 2.0
 _STORE_ASKED_SECONDS = 10.0
+_KINDS_ASKED_SECONDS = 10.0
 # A reconcile that fails is repeated by the queue; its thread must be free for others meanwhile.
 _STORE_PAUSES_SECONDS = (0.05, 0.2, 0.5)
 
@@ -99,7 +102,16 @@ class Operator:
         self._metrics = Metrics(settings.metrics_jobs)
         self._lister = Lister(self._client, settings.watch_namespaces)
         self._workers: Workers | None = None
-        self._watches: Watches | None = None
+        self._kinds = ServedKinds(settings.workloads)
+        self._watching = Watching(
+            self._world,
+            self._client,
+            self._lister,
+            self._kinds,
+            self._enqueue,
+            configuration,
+            settings.watch_namespaces,
+        )
         self._first_list_done = False
         self._ping = Ping(self._ask_store)
         self.port = 0
@@ -142,6 +154,7 @@ class Operator:
             self._clock,
             agents.result_of,
             self._checkpoint,
+            self._kinds,
         )
         projector = HistoryProjector(
             store,
@@ -149,6 +162,7 @@ class Operator:
             self._clock,
             self._elector.check,
             lambda: self._queue.depth > self._settings.workers,
+            most_kibibytes=self._settings.history_kibibytes,
         )
         reconciler = Reconciler(
             store,
@@ -163,9 +177,12 @@ class Operator:
                 agents.shown,
                 self._checkpoint,
                 projector,
+                self._settings.mode_limits,
+                note=self._world.note_zeusjob,
             ),
             self._clock,
             self._checkpoint,
+            self._settings.mode_limits,
         )
         resync = Resync(
             store,
@@ -176,6 +193,7 @@ class Operator:
             absence_confirm=timedelta(seconds=self._settings.absence_confirm_seconds),
             retention=timedelta(days=self._settings.retention_days),
             clock=self._clock,
+            watched=self._watching.watched,
         )
         self._workers = Workers(
             self._settings.workers,
@@ -185,19 +203,16 @@ class Operator:
             self._metrics,
             self._elector.check,
         )
-        self._watches = Watches(
-            self._world, self._enqueue, self._configuration, self._settings.watch_namespaces
-        )
         try:
-            await self._wait_for_crd()
+            await self._watching.wait_for_definition()
             await asyncio.to_thread(agents.start)
-            self._watches.start()
-            await self._wait_for_first_list(self._watches)
+            await asyncio.to_thread(self._watching.start)
+            await self._wait_for_first_list()
             self._workers.start()
             projector.start()
-            await self._oversee(self._workers, self._watches, resync)
+            await self._oversee(self._workers, resync)
         finally:
-            stops = (self._workers.stop, self._watches.stop, projector.stop)
+            stops = (self._workers.stop, self._watching.stop, projector.stop)
             await asyncio.gather(*map(asyncio.to_thread, stops))
             await asyncio.to_thread(agents.stop)
 
@@ -219,7 +234,9 @@ class Operator:
 
     def _take_epoch(self) -> Store:
         self._elector.check()
-        self._store.migrate()
+        if (revision := self._store.migrate()) != NEWEST_REVISION:
+            known = NEWEST_REVISION
+            _log.warning("the schema is %s, of a newer release; this one's is %s", revision, known)
         self._elector.check()  # it may have taken long
         return self._store.lead(
             self._settings.identity,
@@ -228,40 +245,30 @@ class Operator:
             idle_timeout_seconds=self._settings.transaction_idle_timeout_seconds,
         )
 
-    async def _wait_for_crd(self) -> None:
-        """Wait until ZeusJobs can be listed: a cluster without the CRD is no reason to crash."""
-        told = ""
-        while True:
-            try:
-                await asyncio.to_thread(lambda: self._lister.list(Resource.ZEUSJOBS))
-                return
-            except KubeError as error:
-                hint = "; is the CRD installed (crds/zeusjobs.yaml)?" if error.status == 404 else ""
-                if error.message != told:
-                    told = error.message
-                    _log.warning("ZeusJobs can't be listed: %s%s", error.message, hint)
-            await asyncio.sleep(_STORE_RETRY_SECONDS)
-
-    async def _wait_for_first_list(self, watches: Watches) -> None:
+    async def _wait_for_first_list(self) -> None:
         """Wait until the cache holds what is there: before, absence means nothing."""
         pause_seconds = TICK_SECONDS
-        while not await asyncio.to_thread(first_list_is_in, self._world, self._lister):
-            _check_watches(watches)
+        while not await asyncio.to_thread(self._watching.is_first_list_in):
+            self._check_watches()
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, 5.0)
         self._first_list_done = True
         _log.info("%d ZeusJobs", len(self._world.zeusjobs()))
 
-    async def _oversee(self, workers: Workers, watches: Watches, resync: Resync) -> None:
+    async def _oversee(self, workers: Workers, resync: Resync) -> None:
         """Ring alarms, start resyncs, and end when a part has failed for good."""
         loop = asyncio.get_running_loop()
         next_resync = loop.time() + self._settings.resync_seconds
+        next_look = loop.time() + _KINDS_ASKED_SECONDS
         running: asyncio.Future[None] | None = None
         while True:
             self._elector.check()
             if workers.fatal is not None:
                 raise workers.fatal
-            _check_watches(watches)
+            self._check_watches()
+            if loop.time() >= next_look:
+                await asyncio.to_thread(self._watching.take_up)
+                next_look = loop.time() + _KINDS_ASKED_SECONDS
             for key in self._alarms.due(self._clock()):
                 self._queue.add(key)
             if running is not None and running.done():
@@ -271,6 +278,10 @@ class Operator:
                 next_resync = loop.time() + self._settings.resync_seconds
                 running = asyncio.ensure_future(asyncio.to_thread(self._resync, resync))
             await asyncio.sleep(TICK_SECONDS)
+
+    def _check_watches(self) -> None:
+        if failure := self._watching.failure:
+            raise OperatorFailed(f"the watches have ended: {failure}")
 
     def _resync(self, resync: Resync) -> None:
         served = self._settings.watch_namespaces
@@ -300,7 +311,8 @@ class Operator:
             is_leader=lambda: self._elector.is_leader,
             first_list_done=lambda: self._first_list_done,
             watch_ages_seconds=lambda: {
-                resource.value: self._world.proof_age_seconds(resource) for resource in Resource
+                resource.value: self._world.proof_age_seconds(resource)
+                for resource in self._watching.relied_on()
             },
             lease_age_seconds=lambda: self._elector.candidate.contact_age_seconds,
             store_problem=self._ping.problem,
@@ -316,16 +328,11 @@ class Operator:
             lambda: self._queue.oldest_age_seconds,
             lambda: self._queue.delayed,
         )
-        for resource in Resource:
+        for resource in resources_of(self._kinds.allowed):
             age = functools.partial(self._world.proof_age_seconds, resource)
             self._metrics.read_watch(resource.value, age)
         self._metrics.read_leader(lambda: self._elector.is_leader)
         self._metrics.read_store(lambda: not self._ping.problem())
-
-
-def _check_watches(watches: Watches) -> None:
-    if not watches.alive:
-        raise OperatorFailed(f"the watches have ended: {watches.failure or 'kopf gave up'}")
 
 
 async def serve(operator: Operator) -> None:

@@ -14,10 +14,17 @@ LABEL_JOB = f"{GROUP}/job"
 LABEL_JOB_UID = f"{GROUP}/job-uid"
 LABEL_RECURRENCE = f"{GROUP}/recurrence"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_EXECUTION = f"{GROUP}/execution"
+"""Number of the execution, on children that do not control their pods themselves, and on those."""
+LABEL_POD_GROUP = f"{GROUP}/pod-group"
+"""Place of a pod's template among those of its child, where there are several: 0 has rank 0."""
 
 ANNOTATION_RUN = f"{GROUP}/run"
 ANNOTATION_RESUME = f"{GROUP}/resume"
 ANNOTATION_RESET = f"{GROUP}/reset"
+
+ANNOTATION_COPY = f"{GROUP}/copy"
+"""On an object that was made for a child: a digest of its contents."""
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 

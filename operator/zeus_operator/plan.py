@@ -25,7 +25,7 @@ from zeus_operator.actions import (
 )
 from zeus_operator.classify import RunIdentity, classify, is_signal_death
 from zeus_operator.control_share import next_kind
-from zeus_operator.deciding import child_name, decide, decision_for, replay, runs_default, seed_of
+from zeus_operator.deciding import child_name, decide, decision_for, replay, seed_of
 from zeus_operator.optimizer.types import Policy
 from zeus_operator.plan_spec import ConcurrencyPolicy, JobPlanSpec
 from zeus_operator.records import (
@@ -155,7 +155,8 @@ def _advance(
 
 
 def _may_try_again(recurrence: RecurrenceRecord, attempt: AttemptRecord, spec: JobPlanSpec) -> bool:
-    again = _SAME_AGAIN if runs_default(recurrence.kind, spec) else NEXT_ATTEMPT
+    # As it was decided: a mode that has changed since must not take the default away from it.
+    again = NEXT_ATTEMPT if attempt.decision.optimize_power else _SAME_AGAIN
     return attempt.outcome in again and len(recurrence.attempts) < spec.max_attempts
 
 

@@ -23,11 +23,15 @@ class ConcurrencyPolicy(enum.StrEnum):
 
 
 class Mode(enum.StrEnum):
-    """How much the operator may decide."""
+    """How much the operator may decide, from the least to the most."""
 
     OBSERVE = "Observe"  # the default runs at the power limit found, and is measured
     RECOMMEND = "Recommend"  # as Observe, and the decision says what the policy would do
     OPTIMIZE = "Optimize"
+
+    def at_most(self, most: Mode) -> Mode:
+        """Return the mode, or `most` where that is less."""
+        return min(self, most, key=list(Mode).index)
 
 
 class ThroughputSweep(enum.StrEnum):
@@ -75,6 +79,8 @@ class JobPlanSpec:
 
     Args:
         eta: energy preference; 1 counts only energy, 0 only time.
+        mode_asked: the mode that is asked for, where the operator allows no more than `mode`;
+            None: it is `mode`.
         max_executions: how often one attempt is executed when it is preempted
             again and again; then it ends as preempted.
         pause_after_failures: failed recurrences in a row after which no new one starts.
@@ -90,6 +96,7 @@ class JobPlanSpec:
     eta: float = 0.5
     learning_rate: LearningRateRule | None = None
     mode: Mode = Mode.OPTIMIZE
+    mode_asked: Mode | None = None
     throughput_sweep: ThroughputSweep = ThroughputSweep.AUTO
     power_min_percent: float = 1.0
     power_max_percent: float = 100.0
@@ -134,6 +141,11 @@ class JobPlanSpec:
             eta=self.eta if decision.eta is None else decision.eta,
             max_epochs=self.max_epochs if decision.problem is None else decision.problem.max_epochs,
         )
+
+    def with_mode_at_most(self, most: Mode) -> JobPlanSpec:
+        """Return the spec with its mode cut to what the operator allows."""
+        mode = self.mode.at_most(most)
+        return self if mode is self.mode else replace(self, mode=mode, mode_asked=self.mode)
 
     @classmethod
     def from_document(cls, spec: Mapping[str, Any]) -> JobPlanSpec:

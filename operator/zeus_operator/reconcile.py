@@ -35,10 +35,10 @@ from zeus_operator.executors.pods import ChildPhase, ChildView
 from zeus_operator.facts_fold import with_attempt, with_recurrence
 from zeus_operator.intake import Intake, Taken
 from zeus_operator.kube import Conflict, KubeError, KubeUnavailable
+from zeus_operator.mode_limits import ModeLimits
 from zeus_operator.optimizer import policy as policy_named
 from zeus_operator.optimizer.types import Policy
 from zeus_operator.plan import plan
-from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
@@ -94,6 +94,7 @@ class Reconciler:
     Args:
         clock: gives the time, aware.
         checkpoint: called between two effects.
+        mode_limits: the most that a ZeusJob's mode may be.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Reconciler:
         writer: StatusWriter,
         clock: Callable[[], datetime],
         checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
+        mode_limits: ModeLimits | None = None,
     ) -> None:
         self._store = store
         self._world = world
@@ -113,6 +115,7 @@ class Reconciler:
         self._writer = writer
         self._clock = clock
         self._checkpoint = checkpoint
+        self._mode_limits = mode_limits or ModeLimits()
         self._policies: dict[str, Policy] = {}
         # Of the incarnation that has the key now: (uid, generation whose child the server took).
         self._accepted: dict[Key, tuple[str, int]] = {}
@@ -127,18 +130,20 @@ class Reconciler:
             TryLater, KubeError, StoreError: to be called again, after a back-off.
         """
         seen = self._world.zeusjob(key)
-        self._see_to_deletions(key, seen)
+        facts = self._see_to_deletions(key, seen)
         if seen is None or seen.deleting:
             self._accepted.pop(key, None)
             return None
-        taken = self._intake.take(seen)
+        taken = self._intake.take(seen, None if facts is None else facts.job)
         if taken.job is None:
             self._writer.invalid(seen, taken.problems, taken.request_problems)
             return None
-        facts = self._store.facts(taken.job.id)
-        refusal = self._dry_run(seen, taken, facts)
+        if facts is None or taken.has_changed:
+            facts = self._store.facts(taken.job.id)
+        unserved = self._executor.unserved(facts.job)
+        refusal = unserved or self._dry_run(seen, taken, facts)
         may_start = not taken.problems and refusal is None and not taken.reset_waits
-        facts, found, wait = self._work(facts, may_start=may_start)
+        facts, found, wait = self._work(facts, may_start=may_start, may_look=unserved is None)
         first = next(iter(found.refusals.values()), None)
         self._writer.write(
             Seen(
@@ -154,13 +159,18 @@ class Reconciler:
             )
         )
         self._executor.forget_gone(facts)
-        self._prune(facts)
+        if unserved is None:
+            self._prune(facts)
         if refused := refusal or first:
             raise TryLater(refused[1])
         for words in found.not_gone.values():
             raise TryLater(words)
         for awaited in found.awaited.values():
             raise ResultAwaited(str(awaited))
+        if taken.reset_waits and not any(
+            each.state is RecurrenceState.OPEN for each in facts.recurrences
+        ):
+            return self._clock()  # what the reset has waited for is over: no event will say so
         return wait.until
 
     def explain(self, key: Key) -> None:
@@ -172,13 +182,19 @@ class Reconciler:
 
     # Deletion ------------------------------------------------------------------
 
-    def _see_to_deletions(self, key: Key, seen: ZeusJobObject | None) -> None:
-        """Tell the store of an incarnation whose deletion was seen."""
-        job = self._store.job(key.namespace, key.name)
-        if job is None or (seen is not None and seen.uid == job.uid):
-            return
-        if self._world.was_deleted(job.uid):
-            self.delete(job)
+    def _see_to_deletions(self, key: Key, seen: ZeusJobObject | None) -> JobFacts | None:
+        """Tell the store of an incarnation whose deletion was seen.
+
+        Returns:
+            Facts of the incarnation that is `seen`; None: the store does not have it yet.
+        """
+        facts = self._store.facts_of_name(key.namespace, key.name)
+        if facts is None or (seen is not None and seen.uid == facts.job.uid):
+            return facts
+        if self._world.was_deleted(facts.job.uid):
+            self.delete(facts.job)
+        job = None if seen is None else self._store.job_by_uid(seen.uid)
+        return None if job is None else self._store.facts(job.id)
 
     def delete(self, job: JobRecord) -> None:
         """End an incarnation that is gone from the cluster; its children go with it by owner."""
@@ -210,19 +226,28 @@ class Reconciler:
 
     # Rounds of plan and apply ----------------------------------------------------
 
-    def _work(self, facts: JobFacts, *, may_start: bool) -> tuple[JobFacts, _Round, Wait]:
+    def _work(
+        self, facts: JobFacts, *, may_start: bool, may_look: bool
+    ) -> tuple[JobFacts, _Round, Wait]:
+        """Plan and apply until nothing changes any more.
+
+        Args:
+            may_look: children of this kind are served; else those that run are left alone.
+        """
         found = _Round()
         for _ in range(_MAX_ROUNDS):
             self._checkpoint(ClusterCheckpoint.FACTS_LOADED)
-            facts, has_ended = self._observe(facts, found)
+            facts, has_ended = self._observe(facts, found) if may_look else (facts, False)
             actions = self._plan(facts, may_start=may_start)
+            if not may_look:
+                actions = [each for each in actions if not isinstance(each, StopAttempt)]
             facts, has_changed = self._apply(facts, actions, found)
             if not (has_ended or has_changed):
                 return facts, found, next(each for each in actions if isinstance(each, Wait))
         raise TryLater(f"{facts.job.key}: still busy after {_MAX_ROUNDS} rounds")
 
     def _plan(self, facts: JobFacts, *, may_start: bool) -> Sequence[Action]:
-        spec = JobPlanSpec.from_document(facts.job.spec)
+        spec = self._mode_limits.spec_of(facts.job)
         if not may_start:
             facts = replace(facts, job=replace(facts.job, suspended=True))
         policy = self._policies.setdefault(facts.job.policy, policy_named(facts.job.policy))
@@ -292,7 +317,7 @@ class Reconciler:
 
     def _start(self, facts: JobFacts, attempt_id: int, found: _Round) -> tuple[JobFacts, bool]:
         attempt = _attempt(facts, attempt_id)
-        spec = JobPlanSpec.from_document(facts.job.spec)
+        spec = self._mode_limits.spec_of(facts.job)
         try:
             decision = decision_for(attempt, spec, facts.profiles)
             uid = self._executor.start(facts.job, attempt, decision)

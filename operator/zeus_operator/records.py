@@ -190,6 +190,11 @@ class RecurrenceRecord:
     reason: str = ""  # why it was skipped, or what is special about it
 
     @property
+    def number(self) -> int | None:
+        """By which people call it, among those of its kind; None: a skipped tick has none."""
+        return self.ordinal or None
+
+    @property
     def cost_joules(self) -> float | None:
         """Cost of all attempts; None while one of them has none."""
         costs = [a.cost_joules for a in self.attempts if a.outcome is not Outcome.CANCELLED]
@@ -211,7 +216,12 @@ class ProfileRecord:
 
 @dataclass(frozen=True)
 class JobFacts:
-    """All that `plan` needs to know about one job."""
+    """All that `plan` needs to know about one job.
+
+    Args:
+        recorded: how many recurrences its name has in all, those of earlier incarnations and
+            skipped ticks included, not counted further than facts can carry; None: not counted.
+    """
 
     job: JobRecord
     recurrences: tuple[RecurrenceRecord, ...] = ()  # open ones, and the last ended
@@ -220,6 +230,12 @@ class JobFacts:
     profiles: tuple[ProfileRecord, ...] = ()
     last_ordinal: dict[RecurrenceKind, int] = field(default_factory=dict)
     last_scheduled_time: datetime | None = None
+    recorded: int | None = None
+
+    @property
+    def whole_history(self) -> tuple[RecurrenceRecord, ...] | None:
+        """All recurrences of the name, ascending; None: there are more than those in here."""
+        return self.recurrences if self.recorded == len(self.recurrences) else None
 
 
 @dataclass(frozen=True)

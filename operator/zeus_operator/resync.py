@@ -16,13 +16,24 @@ from zeus_operator import names
 from zeus_operator.kube import KubeClient, KubeError, path_of
 from zeus_operator.records import JobRecord
 from zeus_operator.store.store import Store
-from zeus_operator.world import Key, Resource, World
+from zeus_operator.world import ALWAYS_WATCHED, CHILD_RESOURCES, Key, Resource, World
 
 _KINDS = {
     Resource.ZEUSJOBS: (names.API_VERSION, names.PLURAL, None),
-    Resource.JOBS: ("batch/v1", "jobs", names.LABEL_JOB_UID),
     Resource.PODS: ("v1", "pods", names.LABEL_JOB_UID),
+    **{
+        resource: (kind.api_version, kind.plural, names.LABEL_JOB_UID)
+        for resource, kind in CHILD_RESOURCES.items()
+    },
 }
+
+Watched = Callable[[], Sequence[Resource]]
+"""Gives what is watched now; more may come."""
+
+
+def _always() -> Sequence[Resource]:
+    return ALWAYS_WATCHED
+
 
 _log = logging.getLogger(__name__)
 
@@ -77,14 +88,14 @@ def _listed(item: dict[str, dict[str, str]]) -> Listed:
     )
 
 
-def missing(world: World, lister: Lister) -> dict[Resource, int]:
+def missing(world: World, lister: Lister, watched: Watched = _always) -> dict[Resource, int]:
     """Return how many objects the cache has not seen yet, of each resource that lacks any.
 
     Raises:
         KubeError: a list can't be had.
     """
     counts = {}
-    for resource in Resource:
+    for resource in watched():
         listed = {item.uid for item in lister.list(resource)}
         lacking = len(listed - world.versions(resource).keys())
         if lacking:
@@ -103,6 +114,7 @@ class Resync:
         absence_confirm: a stored ZeusJob is gone if two lists so far apart lack it.
         retention: what was learned of a deleted ZeusJob is kept so long.
         clock: gives the time, aware.
+        watched: gives what is watched.
     """
 
     def __init__(
@@ -116,6 +128,7 @@ class Resync:
         absence_confirm: timedelta,
         retention: timedelta,
         clock: Callable[[], datetime],
+        watched: Watched = _always,
     ) -> None:
         self._store = store
         self._world = world
@@ -125,6 +138,7 @@ class Resync:
         self._absence_confirm = absence_confirm
         self._retention = retention
         self._clock = clock
+        self._watched = watched
         self._absent_since: dict[str, datetime] = {}
         self._behind: dict[tuple[Resource, str], str] = {}  # (resource, uid) -> version listed
 
@@ -140,8 +154,9 @@ class Resync:
             StoreError: the store can't be asked.
         """
         # Before the lists: what appears while they are made is in the cache and not in them.
-        known = {resource: self._world.versions(resource) for resource in Resource}
-        listed = {resource: self._lister.list(resource) for resource in Resource}
+        watched = self._watched()
+        known = {resource: self._world.versions(resource) for resource in watched}
+        listed = {resource: self._lister.list(resource) for resource in watched}
         self._check_watches(listed)
         self._forget_absent(known, listed)
         present = {item.uid: item.key for item in listed[Resource.ZEUSJOBS]}
@@ -217,10 +232,10 @@ def _is_older(known: str | None, listed: str) -> bool:
         return False
 
 
-def first_list_is_in(world: World, lister: Lister) -> bool:
+def first_list_is_in(world: World, lister: Lister, watched: Watched = _always) -> bool:
     """Whether the watches have shown everything that a list has now; False also if none answers."""
     try:
-        lacking = missing(world, lister)
+        lacking = missing(world, lister, watched)
     except KubeError as error:
         _log.warning("the first list can't be compared yet: %s", error.message)
         return False

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import uuid
@@ -13,15 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zeus_operator import setting_parsers as parsers
 from zeus_operator.executors.child_additions import TOKEN_FILE, TOKEN_MOUNT
+from zeus_operator.history.fitting import MAX_KIBIBYTES, MIN_KIBIBYTES
 from zeus_operator.lease import LeaseTimes
 from zeus_operator.metrics import JOBS_SHOWN
-from zeus_operator.store.connection import StoreError, database_url
+from zeus_operator.mode_limits import ModeLimits, NamespaceMode
+from zeus_operator.plan_spec import Mode
+from zeus_operator.workloads.registry import JOB, KINDS
 
 _PREFIX = "ZEUS_OPERATOR_"
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?")
 
 AGENT_PORT = 8443
 """Port of the agents' Service, unless an address is given."""
@@ -51,6 +51,7 @@ class OperatorSettings:
     database_url: str = field(repr=False)  # holds a password
     identity: str
     watch_namespaces: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = (JOB.kind,)
     lease_namespace: str = "zeus-system"
     lease_name: str = "zeus-operator"
     lease_times: LeaseTimes = field(default_factory=LeaseTimes)
@@ -63,6 +64,9 @@ class OperatorSettings:
     statement_timeout_seconds: float = 10.0
     transaction_idle_timeout_seconds: float = 10.0
     metrics_jobs: int = JOBS_SHOWN
+    max_mode: Mode = Mode.OPTIMIZE
+    max_mode_by_namespace: tuple[NamespaceMode, ...] = ()
+    history_kibibytes: int = MAX_KIBIBYTES
     agent_service: ServiceName | None = None
     agent_address: str | None = None
     agent_token_file: str = f"{TOKEN_MOUNT}/{TOKEN_FILE}"
@@ -70,6 +74,11 @@ class OperatorSettings:
     agent_reports_seconds: float = 15.0
     runtime_image: str | None = None
     log_format: str = "text"
+
+    @property
+    def mode_limits(self) -> ModeLimits:
+        """The most that a ZeusJob's mode may be."""
+        return ModeLimits(self.max_mode, self.max_mode_by_namespace)
 
     @property
     def agent_url(self) -> str | None:
@@ -91,7 +100,7 @@ class OperatorSettings:
             f"{service.host}.cluster.local",
         ]
         if self.agent_address is not None:
-            hosts.append(_split(self.agent_address)[0])
+            hosts.append(parsers.host_and_port(self.agent_address)[0])
         return tuple(dict.fromkeys(hosts))
 
 
@@ -181,90 +190,11 @@ def _names_of(fields: tuple[str, ...]) -> str:
     return ", ".join(variable.name for variable in VARIABLES if variable.field in fields)
 
 
-def _number(least: float, most: float, unit: str) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise ValueError(f"must be a number of {unit} from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def _pattern(pattern: re.Pattern[str], allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise ValueError(f"must be {allowed}")
-        return text
-
-    return parse
-
-
-def _database(text: str) -> str:
-    try:
-        database_url(text)
-    except StoreError as error:
-        raise ValueError(str(error).removeprefix("DATABASE_URL ")) from error
-    return text
-
-
-def _namespaces(text: str) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    wrong = [name for name in found if not _DNS_LABEL.fullmatch(name)]
-    if wrong:
-        raise ValueError(f"must be names of namespaces with commas between; {wrong[0]!r} is none")
-    return found
-
-
-def _listen_host(text: str) -> str:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return _pattern(_HOST, "an address or name of this machine, such as 0.0.0.0 or ::")(text)
-    return text
-
-
-def _split(address: str) -> tuple[str, str]:
-    """Return host and port of an address, an IPv6 one without its brackets."""
-    host, _, port = address.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), port
-
-
-def _address(text: str) -> str:
-    host, port = _split(text)
-    try:
-        _listen_host(host)
-        _integer(1, 65_535)(port)
-    except ValueError as error:
-        raise ValueError("must be host:port, such as zeus-agent.zeus-system:8443") from error
-    if "%" in host:
-        raise ValueError("must name no interface of one machine (%), for others call it as well")
-    return text
-
-
 def _service(text: str) -> ServiceName:
     name, _, namespace = text.partition(".")
-    if not _DNS_LABEL.fullmatch(name) or not _DNS_LABEL.fullmatch(namespace):
+    if not parsers.DNS_LABEL.fullmatch(name) or not parsers.DNS_LABEL.fullmatch(namespace):
         raise ValueError("must be name.namespace, such as zeus-agent.zeus-system")
     return ServiceName(name, namespace)
-
-
-def _log_format(text: str) -> str:
-    if text not in ("text", "json"):
-        raise ValueError("must be text or json")
-    return text
 
 
 def _variable(field: str, meaning: str, parse: Callable[[str], Any]) -> Variable:
@@ -272,32 +202,40 @@ def _variable(field: str, meaning: str, parse: Callable[[str], Any]) -> Variable
 
 
 _LEASE_FIELDS = ("lease_duration_seconds", "renew_deadline_seconds", "retry_period_seconds")
-_SECONDS = _number(0.1, 86_400, "seconds")
+_SECONDS = parsers.number(0.1, 86_400, "seconds")
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "database_url",
         "DATABASE_URL",
         "where PostgreSQL is, as postgresql://user:password@host:5432/database; required",
-        _database,
+        parsers.database,
     ),
     _variable(
         "pod_name",
         "name of this replica in the Lease and in logs; the host's name if not given",
-        _pattern(_DNS_SUBDOMAIN, "the name of a pod"),
+        parsers.pattern(parsers.DNS_SUBDOMAIN, "the name of a pod"),
     ),
     _variable(
         "watch_namespaces",
         "namespaces to serve, with commas between; all if not given",
-        _namespaces,
+        parsers.namespaces,
     ),
     _variable(
-        "lease_namespace", "namespace of the Lease", _pattern(_DNS_LABEL, "a namespace's name")
+        "workloads",
+        f"kinds that a ZeusJob's workload may have, with commas between, of {', '.join(KINDS)}; "
+        f"{JOB.kind} alone if not given; the rights to each have to be given as well",
+        parsers.workloads,
+    ),
+    _variable(
+        "lease_namespace",
+        "namespace of the Lease",
+        parsers.pattern(parsers.DNS_LABEL, "a namespace's name"),
     ),
     _variable(
         "lease_name",
         "name of the Lease; the shipped rights are for no other than zeus-operator",
-        _pattern(_DNS_SUBDOMAIN, "the name of an object"),
+        parsers.pattern(parsers.DNS_SUBDOMAIN, "the name of an object"),
     ),
     _variable(
         "lease_duration_seconds", "a standby takes over so long after the last renewal", _SECONDS
@@ -312,23 +250,27 @@ VARIABLES: tuple[Variable, ...] = (
         "pause between renewals; less than the renew deadline / 1.2",
         _SECONDS,
     ),
-    _variable("http_host", "address on which health and metrics are served", _listen_host),
-    _variable("http_port", "port of health and metrics; 0: any that is free", _integer(0, 65_535)),
-    _variable("workers", "threads that reconcile, 1 to 64", _integer(1, 64)),
+    _variable("http_host", "address on which health and metrics are served", parsers.listen_host),
+    _variable(
+        "http_port",
+        "port of health and metrics; 0: any that is free",
+        parsers.integer(0, 65_535),
+    ),
+    _variable("workers", "threads that reconcile, 1 to 64", parsers.integer(1, 64)),
     _variable(
         "resync_seconds",
         "the cluster is compared with the store and the watches so often, 10 to 600",
-        _number(10, 600, "seconds"),
+        parsers.number(10, 600, "seconds"),
     ),
     _variable(
         "absence_confirm_seconds",
         "a ZeusJob is gone when two lists this far apart lack it, 1 to 86400",
-        _number(1, 86_400, "seconds"),
+        parsers.number(1, 86_400, "seconds"),
     ),
     _variable(
         "retention_days",
         "what was learned of a deleted ZeusJob is kept for so long, 0 to 3650",
-        _number(0, 3650, "days"),
+        parsers.number(0, 3650, "days"),
     ),
     _variable(
         "statement_timeout_seconds",
@@ -343,7 +285,25 @@ VARIABLES: tuple[Variable, ...] = (
     _variable(
         "metrics_jobs",
         "number of jobs with series of their own, 0 to 1000000",
-        _integer(0, 1_000_000),
+        parsers.integer(0, 1_000_000),
+    ),
+    _variable(
+        "max_mode",
+        "the most that the mode of a ZeusJob may be: Observe, Recommend or Optimize; one that asks "
+        "for more runs at this",
+        parsers.mode,
+    ),
+    _variable(
+        "max_mode_by_namespace",
+        "the same for some namespaces, such as `team-a=Recommend,lab-*=Observe`, with `*` and `?` "
+        "as in a shell; the first that fits counts",
+        parsers.modes_by_namespace,
+    ),
+    _variable(
+        "history_kibibytes",
+        f"most KiB that the history beside a ZeusJob may take, {MIN_KIBIBYTES} to {MAX_KIBIBYTES}; "
+        "0: none is written, and those that are there are emptied",
+        parsers.history_kibibytes,
     ),
     _variable(
         "agent_service",
@@ -354,27 +314,27 @@ VARIABLES: tuple[Variable, ...] = (
     _variable(
         "agent_address",
         "host:port where runs find their agent; if not given, port 8443 of the agents' Service",
-        _address,
+        parsers.address,
     ),
     _variable(
         "agent_token_file",
         "file with the operator's own token for the agents, of the audience zeus-agent",
-        _pattern(re.compile(r"/[^\0]{1,4000}"), "the absolute path of a file"),
+        parsers.pattern(re.compile(r"/[^\0]{1,4000}"), "the absolute path of a file"),
     ),
     _variable(
         "agent_trust_seconds",
         "the agents' authority, certificate and ConfigMaps are looked at so often, 1 to 3600",
-        _number(1, 3600, "seconds"),
+        parsers.number(1, 3600, "seconds"),
     ),
     _variable(
         "agent_reports_seconds",
         "the agents of nodes where runs train are asked for their progress so often, 1 to 600",
-        _number(1, 600, "seconds"),
+        parsers.number(1, 600, "seconds"),
     ),
     _variable(
         "runtime_image",
         "image from which the runtime is put into pods that ask for it",
-        _pattern(re.compile(r"[\w.\-/:@]{1,512}", re.ASCII), "the reference of an image"),
+        parsers.pattern(re.compile(r"[\w.\-/:@]{1,512}", re.ASCII), "the reference of an image"),
     ),
-    _variable("log_format", "text or json", _log_format),
+    _variable("log_format", "text or json", parsers.log_format),
 )

@@ -26,7 +26,7 @@ from zeus_operator.history.document import VERSION as HISTORY_VERSION
 from zeus_operator.history.projector import HistoryProjector
 from zeus_operator.kube import AlreadyExists, KubeClient, KubeError, NotFound, Refused, path_of
 from zeus_operator.metrics import JobSeries, Metrics
-from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.mode_limits import ModeLimits
 from zeus_operator.recent import Recent
 from zeus_operator.records import JobFacts, JobRecord, RecurrenceRecord, RecurrenceState
 from zeus_operator.status.events import EventNote, event_manifest, events_of
@@ -34,7 +34,7 @@ from zeus_operator.status.projection import HistorySummary, project, store_away,
 from zeus_operator.status.series import series_of, with_status
 from zeus_operator.status.view import StatusView
 from zeus_operator.store.store import Store
-from zeus_operator.world import Key, ZeusJobObject
+from zeus_operator.world import Key, ZeusJobObject, is_older
 
 _REMEMBERED = 5_000
 _EVENTS_REMEMBERED = 20_000
@@ -82,6 +82,8 @@ class StatusWriter:
         progress: gives what is to be shown of a running pod, by its UID.
         checkpoint: called between two effects.
         projector: of whole histories; None: nobody shows them.
+        mode_limits: the most that a ZeusJob's mode may be.
+        note: given a ZeusJob as it is after its status was written.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class StatusWriter:
         progress: Callable[[str], AgentReport | None],
         checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
         projector: HistoryProjector | None = None,
+        mode_limits: ModeLimits | None = None,
+        note: Callable[[Mapping[str, Any]], object] = lambda _body: None,
     ) -> None:
         self._store = store
         self._client = client
@@ -105,6 +109,8 @@ class StatusWriter:
         self._histories: Recent[_History] = Recent(_REMEMBERED)  # by uid
         self._said: Recent[bool] = Recent(_EVENTS_REMEMBERED)  # names of Events
         self._projector = projector
+        self._mode_limits = mode_limits or ModeLimits()
+        self._note = note
 
     def write(self, seen: Seen) -> None:
         """Project one ZeusJob.
@@ -113,12 +119,11 @@ class StatusWriter:
             KubeError: the status can't be written.
         """
         history, recurrences = self._history(seen.facts)
-        spec = JobPlanSpec.from_document(seen.facts.job.spec)
         view = StatusView(
             generation=seen.zeusjob.generation,
             previous=self._previous(seen.zeusjob),
             facts=seen.facts,
-            spec=spec,
+            spec=self._mode_limits.spec_of(seen.facts.job),
             history=history.summary,
             children=seen.children,
             next_tick=seen.wait.until,
@@ -132,6 +137,7 @@ class StatusWriter:
             uid=seen.zeusjob.uid,
             progress=self._heard(seen.facts),
             awaited=seen.awaited,
+            history_kibibytes=self._history_kibibytes,
         )
         status = self._project(seen.zeusjob, view)
         self._metrics.jobs.show(seen.zeusjob.key, with_status(history.series, status))
@@ -160,6 +166,7 @@ class StatusWriter:
             now=self._clock(),
             name=zeusjob.key.name,
             uid=zeusjob.uid,
+            history_kibibytes=self._history_kibibytes,
         )
         self._project(zeusjob, view)
 
@@ -192,6 +199,10 @@ class StatusWriter:
 
     # Status --------------------------------------------------------------------
 
+    @property
+    def _history_kibibytes(self) -> int | None:
+        return None if self._projector is None else self._projector.most_kibibytes
+
     def _heard(self, facts: JobFacts) -> dict[str, AgentReport]:
         """Return what agents have told of the newest pod of each open attempt."""
         uids = [
@@ -205,7 +216,7 @@ class StatusWriter:
     def _previous(self, zeusjob: ZeusJobObject) -> dict[str, Any]:
         """Return the status as it is: our own last write, which the cache may not show yet."""
         written = self._written.get(zeusjob.uid)
-        if written is None or not _is_older(zeusjob.resource_version, written[1]):
+        if written is None or not is_older(zeusjob.resource_version, written[1]):
             return zeusjob.contents()[1]
         return written[0]
 
@@ -242,6 +253,7 @@ class StatusWriter:
         except NotFound:
             return  # deleted meanwhile
         self._written.put(zeusjob.uid, (status, str(answer["metadata"]["resourceVersion"])))
+        self._note(answer)
         self._checkpoint(ClusterCheckpoint.AFTER_PROJECT_STATUS)
 
     # Events --------------------------------------------------------------------
@@ -278,7 +290,9 @@ class StatusWriter:
         known = self._histories.get(job.uid)
         if known is not None and known.mark == mark:
             return known, None
-        recurrences = self._store.history(job.id)
+        recurrences = facts.whole_history
+        if recurrences is None:
+            recurrences = self._store.history(job.id)
         summary = summarize(recurrences)
         made = _History(mark, summary, series_of(recurrences, summary))
         self._histories.put(job.uid, made)
@@ -309,10 +323,5 @@ class StatusWriter:
             facts.job,
             repr((HISTORY_VERSION, mark, of_open)),
             recurrences,
-            may_be_absent=not facts.last_ordinal and not was_reset,
+            may_be_absent=not facts.recorded and not was_reset,
         )
-
-
-def _is_older(version: str, than: str) -> bool:
-    """Whether one resourceVersion is before another; they are numbers of one counter."""
-    return version.isdigit() and than.isdigit() and int(version) < int(than)

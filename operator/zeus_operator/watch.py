@@ -1,4 +1,4 @@
-"""The kopf side: three watches whose handlers do nothing but update the `World` and a queue.
+"""The kopf side: watches whose handlers do nothing but update the `World` and a queue.
 
 No handler of kopf's keeps state: it would copy every spec into an annotation, add finalizers, or
 index in quadratic time.  kopf runs in a thread and loop of its own, so that its failures end in
@@ -17,7 +17,7 @@ import kopf
 from kubernetes.client import Configuration
 
 from zeus_operator import names
-from zeus_operator.world import Key, Resource, World
+from zeus_operator.world import ALWAYS_WATCHED, CHILD_RESOURCES, Key, Resource, World
 
 SERVER_TIMEOUT_SECONDS = 600
 CLIENT_TIMEOUT_SECONDS = 660
@@ -37,6 +37,7 @@ class Watches:
             was only the first list.
         configuration: makes how to reach the API server, anew for each login of kopf's.
         namespaces: what to watch; empty: the whole cluster.
+        resources: of what kinds; each has to be known to the API server.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Watches:
         enqueue: Callable[[Key, bool], object],
         configuration: Callable[[], Configuration],
         namespaces: Sequence[str] = (),
+        resources: Sequence[Resource] = ALWAYS_WATCHED,
     ) -> None:
         self._world = world
         self._enqueue = enqueue
         self._configuration = configuration
         self._namespaces = namespaces
+        self._resources = tuple(resources)
         self._stop = threading.Event()  # kopf waits for it
         self._is_asked = False
         self._has_ended = False
@@ -84,7 +87,7 @@ class Watches:
         try:
             await kopf.operator(
                 registry=self._registry(),
-                settings=_settings(),
+                settings=_settings(self._resources),
                 standalone=True,  # our Lease decides who leads, not kopf's peering
                 # Its own asks for a user's name, which a random uid (OpenShift) does not have.
                 identity=cast(Any, "zeus-operator"),  # a NewType that kopf keeps to itself
@@ -99,17 +102,12 @@ class Watches:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        labels = {names.LABEL_JOB_UID: kopf.PRESENT}
         kopf.on.login(registry=registry)(self._login)
-        kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(
-            self._handler(Resource.ZEUSJOBS)
-        )
-        kopf.on.event("batch", "v1", "jobs", labels=labels, registry=registry)(
-            self._handler(Resource.JOBS)
-        )
-        kopf.on.event("", "v1", "pods", labels=labels, registry=registry)(
-            self._handler(Resource.PODS)
-        )
+        for resource in self._resources:
+            is_ours = None if resource is Resource.ZEUSJOBS else {names.LABEL_JOB_UID: kopf.PRESENT}
+            kopf.on.event(*selector(resource), labels=is_ours, registry=registry)(
+                self._handler(resource)
+            )
         return registry
 
     def _handler(self, resource: Resource) -> Callable[..., Any]:
@@ -136,15 +134,46 @@ class Watches:
         )
 
 
-def _settings() -> kopf.OperatorSettings:
+def selector(resource: Resource) -> tuple[str, str, str]:
+    """Return group, version and plural of what is watched."""
+    if resource is Resource.ZEUSJOBS:
+        return names.GROUP, names.VERSION, names.PLURAL
+    if resource is Resource.PODS:
+        return "", "v1", "pods"
+    kind = CHILD_RESOURCES[resource]
+    group, _, version = kind.api_version.partition("/")
+    return group, version, kind.plural
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """No handler of ours asks what has changed: kopf need not copy each object to find it out."""
+
+    def build(
+        self,
+        *,
+        body: kopf.Body,  # noqa: ARG002 - kopf gives them by name
+        extra_fields: object = None,  # noqa: ARG002
+    ) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        pass
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        pass
+
+
+def _settings(resources: Sequence[Resource] = ALWAYS_WATCHED) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.watching.server_timeout = SERVER_TIMEOUT_SECONDS
     settings.watching.client_timeout = CLIENT_TIMEOUT_SECONDS
     settings.watching.connect_timeout = CONNECT_TIMEOUT_SECONDS
     settings.watching.chunk_size = LIST_CHUNK
     # Filtered by the server: a cluster has many Jobs and pods that are none of ours.
-    settings.watching.label_selectors["batch", "v1", "jobs"] = names.LABEL_JOB_UID
-    settings.watching.label_selectors["", "v1", "pods"] = names.LABEL_JOB_UID
+    for resource in resources:
+        if resource is not Resource.ZEUSJOBS:
+            settings.watching.label_selectors[selector(resource)] = names.LABEL_JOB_UID
     settings.networking.request_timeout = REQUEST_TIMEOUT_SECONDS
     settings.posting.enabled = False  # we post Events of our own, each once
     settings.scanning.disabled = True  # saves a watch of all CRDs and namespaces, and the right to

@@ -12,12 +12,14 @@ import threading
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zeus_operator import names
-from zeus_operator.executors.pod_fields import GONE_MARK, project_job, project_pod
+from zeus_operator.executors.pod_fields import GONE_MARK, kind_name, project_job, project_pod
+from zeus_operator.workloads.base import WorkloadKind
+from zeus_operator.workloads.registry import KINDS
 
 Object = dict[str, Any]
 
@@ -42,7 +44,21 @@ class Resource(enum.StrEnum):
 
     ZEUSJOBS = "zeusjobs"
     JOBS = "jobs"
+    JOBSETS = "jobsets"
+    PYTORCHJOBS = "pytorchjobs"
+    TRAINJOBS = "trainjobs"
     PODS = "pods"
+
+
+ALWAYS_WATCHED = (Resource.ZEUSJOBS, Resource.JOBS, Resource.PODS)
+"""Where nothing else is asked for."""
+CHILD_RESOURCES = {Resource(kind.plural): kind for kind in KINDS.values()}
+"""The adapter of each kind of child."""
+
+
+def resources_of(kinds: Iterable[WorkloadKind]) -> tuple[Resource, ...]:
+    """Return what is watched where children are of these kinds."""
+    return (Resource.ZEUSJOBS, *(Resource(kind.plural) for kind in kinds), Resource.PODS)
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,15 @@ class ZeusJobObject:
             deleting=bool(metadata.get("deletionTimestamp")),
             annotations={name: annotations[name] for name in _ANNOTATIONS if name in annotations},
             _packed=zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1),
+        )
+
+    def is_asked_the_same(self, other: ZeusJobObject) -> bool:
+        """Whether people ask the same by another state of the same ZeusJob."""
+        return (self.uid, self.generation, self.deleting, self.annotations) == (
+            other.uid,
+            other.generation,
+            other.deleting,
+            other.annotations,
         )
 
     def contents(self) -> tuple[Object, Object]:
@@ -122,10 +147,11 @@ class World:
     # Fed by the watches --------------------------------------------------------
 
     def apply(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> Key | None:
-        """Take in a watch event and return whose it is; None: nobody's.
+        """Take in a watch event and return whose it is; None: nobody's, or it brings no news.
 
         Args:
-            kind: ADDED, MODIFIED, DELETED, or None for an object of the first list.
+            kind: ADDED, MODIFIED, DELETED, or None for an object of a list, which is always
+                news.
         """
         metadata = body.get("metadata") or {}
         if not metadata.get("uid") or not metadata.get("namespace"):
@@ -144,17 +170,19 @@ class World:
             if key is None:
                 return None
             if resource is Resource.ZEUSJOBS:
-                self._zeusjob(kind, body)
-            elif resource is Resource.JOBS:
-                self._child(key, kind, body)
+                is_news = self._zeusjob(key, kind, body)
+            elif resource in CHILD_RESOURCES:
+                is_news = self._child(key, kind, body, CHILD_RESOURCES[resource])
             else:
-                self._pod(key, kind, body)
-            return key
+                is_news = self._pod(key, kind, body)
+            return key if is_news or kind is None else None
 
-    def _zeusjob(self, kind: str | None, body: Mapping[str, Any]) -> None:
+    def _zeusjob(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> bool:
+        known = self._zeusjobs.get(key)
+        if kind not in (_DELETED, None) and known is not None and _is_at(known, body["metadata"]):
+            return False  # a status of ours, noted when it was written
         found = ZeusJobObject.of(body)
         if kind == _DELETED:
-            known = self._zeusjobs.get(found.key)
             if known is not None and known.uid == found.uid:
                 del self._zeusjobs[found.key]
             self._deleted[found.uid] = found.key
@@ -162,33 +190,61 @@ class World:
                 self._deleted.pop(next(iter(self._deleted)))
         else:
             self._zeusjobs[found.key] = found
+        return True
 
-    def _child(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> None:
+    def _child(
+        self, key: Key, kind: str | None, body: Mapping[str, Any], adapter: WorkloadKind
+    ) -> bool:
         name = body["metadata"]["name"]
-        if kind != _DELETED:
-            self._children[key][name] = project_job(body)
-            return
         known = self._children[key].get(name)
+        if kind != _DELETED:
+            found = adapter.project(body)
+            self._children[key][name] = found
+            return found != known
         if known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:
             del self._children[key][name]
         if not self._children[key]:
             del self._children[key]
+        return True
 
-    def _pod(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> None:
+    def _pod(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> bool:
         """Keep a pod that is gone as it was last seen, until somebody has taken its end."""
         pod = project_pod(body)
         uid = pod["metadata"]["uid"]
+        known = self._pods[key].get(uid)
         if kind != _DELETED:
             self._pods[key][uid] = pod
-        elif uid in self._pods[key]:
+            return pod != known
+        if known is not None:
             self._pods[key][uid] = {**pod, GONE_MARK: True}
+        return True
+
+    def note_zeusjob(self, body: Mapping[str, Any]) -> None:
+        """Take in a ZeusJob as it is after a write of its status, ahead of its watch event.
+
+        What somebody else has changed at the same time is left to the event: it is news.
+        """
+        found = ZeusJobObject.of(body)
+        with self._lock:
+            known = self._zeusjobs.get(found.key)
+            if (
+                known is not None
+                and known.is_asked_the_same(found)
+                and is_older(known.resource_version, found.resource_version)
+            ):
+                self._zeusjobs[found.key] = found
 
     def note_child(self, key: Key, body: Mapping[str, Any]) -> None:
-        """Take in a child that the API server has just returned, ahead of its watch event."""
+        """Take in a child that the API server has just returned, ahead of its watch event.
+
+        Args:
+            body: a Job, or another child as its adapter projects it.
+        """
+        child = project_job(body) if kind_name(body) == "Job" else dict(body)
         with self._lock:
             known = self._children[key].get(body["metadata"]["name"])
             if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
-                self._children[key][body["metadata"]["name"]] = project_job(body)
+                self._children[key][body["metadata"]["name"]] = child
 
     def forget_child(self, key: Key, uid: str) -> None:
         """Drop a child that the API server does not have."""
@@ -211,7 +267,7 @@ class World:
                 known = self._zeusjobs.get(key)
                 if known is not None and known.uid == uid:
                     del self._zeusjobs[key]
-            elif resource is Resource.JOBS:
+            elif resource in CHILD_RESOURCES:
                 self._forget_child(key, uid)
             elif uid in self._pods.get(key, {}):
                 self._pods[key][uid] = {**self._pods[key][uid], GONE_MARK: True}
@@ -313,6 +369,17 @@ class World:
 
     def _age(self, moment: float | None) -> float | None:
         return None if moment is None else max(0.0, self._clock() - moment)
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether one resourceVersion is before another; they are numbers of one counter."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)
+
+
+def _is_at(known: ZeusJobObject, metadata: Mapping[str, Any]) -> bool:
+    """Whether `known` is that very version of the object."""
+    version = str(metadata.get("resourceVersion") or "")
+    return bool(version) and (known.uid, known.resource_version) == (metadata["uid"], version)
 
 
 def _run_of(pod: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -52,7 +52,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+        if hasattr(config, "workeroutput"):  # of pytest-xdist: this process prints no summary
+            config.workeroutput["left_out"] = config.stash[LEFT_OUT]
         config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take from a process of pytest-xdist what it has left out; each of them collects the same."""
+    left_out = getattr(node, "workeroutput", {}).get("left_out")
+    if left_out:
+        node.config.stash[LEFT_OUT] = left_out
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,7 +18,15 @@ from pydantic import ValidationError
 
 from tests.cluster.support.binaries import find_binaries
 from tests.cluster.support.control_plane import ControlPlane, KubectlError
-from tests.support import manifests
+from tests.cluster.support.judged import (
+    dry_run,
+    left_out,
+    plain,
+    refusal,
+    unquoted,
+    without_empty,
+)
+from tests.support import kind_manifests, manifests
 from tests.support.allowed_manifests import ALLOWED
 from tests.support.eventually import eventually
 from zeus_operator.api.checks import problems
@@ -63,19 +71,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 def retried(name: str = "probe") -> str:
     """Return a ZeusJob that only the policy refuses."""
     return manifests.WRONG_FILES["restarts by the Job"][0].replace("digits", name)
-
-
-def dry_run(cluster: ControlPlane, text: str) -> str:
-    return cluster.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", input=text)
-
-
-def refusal(cluster: ControlPlane, text: str) -> str:
-    """Return what kubectl says, or an empty text where the object is taken."""
-    try:
-        dry_run(cluster, text)
-    except KubectlError as error:
-        return str(error)
-    return ""
 
 
 @pytest.fixture
@@ -153,6 +148,47 @@ def test_a_template_of_any_shape_is_judged_and_never_stumbled_over(
     assert not said or f"{manifests.TEMPLATE}." in said or "spec.workload.container: " in said, said
     assert "resulted in error" not in said, said
     assert problems(ZeusJob.model_validate(job)) or not said, "refused, and fine for zeusctl"
+
+
+# Kinds besides Job ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mistake", kind_manifests.REFUSED)
+def test_a_mistake_in_a_child_of_another_kind_is_refused_in_the_same_words(
+    cluster: ControlPlane, mistake: str
+) -> None:
+    kind, spec, path = kind_manifests.REFUSED[mistake]
+    text = kind_manifests.zeusjob(kind, spec)
+    found = problems(ZeusJob.model_validate(yaml.safe_load(text)))
+    (words,) = [each.message for each in found if each.path == path]
+
+    said = refusal(cluster, text)
+
+    # Of a list in a policy, and of what an entry is called, CEL says no more than that.
+    place = re.sub(r"rules\[0\]", "rules[]", path)
+    assert place in said, said
+    if "targetReplicatedJobs" not in path:
+        assert plain(words) in plain(said) or words.startswith("must be a mapping"), said
+
+
+@pytest.mark.parametrize("what", kind_manifests.TAKEN)
+def test_what_zeusctl_takes_of_another_kind_the_api_server_takes(
+    cluster: ControlPlane, what: str
+) -> None:
+    assert refusal(cluster, kind_manifests.zeusjob(*kind_manifests.TAKEN[what])) == ""
+
+
+@pytest.mark.parametrize(("kind", "shape"), kind_manifests.SHAPES, ids=str)
+def test_a_child_of_another_kind_of_any_shape_is_judged_and_never_stumbled_over(
+    cluster: ControlPlane, kind: str, shape: dict[str, Any]
+) -> None:
+    text = kind_manifests.zeusjob(kind, shape)
+
+    said = refusal(cluster, text)
+
+    assert "resulted in error" not in said, said
+    assert not said or f"{manifests.TEMPLATE}." in said, said
+    assert problems(ZeusJob.model_validate(yaml.safe_load(text))) or not said
 
 
 # What is allowed -----------------------------------------------------------------
@@ -357,36 +393,3 @@ def test_the_operator_may_do_its_work_and_no_more(cluster: ControlPlane, file: s
         lambda: not cluster.kubectl("get", "ns", "zeus-system", "--ignore-not-found"),
         "its namespace is gone",
     )
-
-
-# ----------------------------------------------------------------------------------
-
-
-def unquoted(sentence: str) -> str:
-    """Return what the API server says without the value: an older one says "object" for any."""
-    return re.sub(r'Invalid value: "[^"]*": ', "Invalid value: ", sentence)
-
-
-def plain(sentence: str) -> str:
-    """Return a sentence without what CEL can't say alike: a guess, and a list in its order."""
-    without_guess = re.sub(r" \(did you mean \w+\?\)", "", sentence)
-    return re.sub(r"allowed: \[?[0-9, ]{8,}\]?", "allowed: …", without_guess)
-
-
-def left_out(given: Any, taken: Any, path: str = "spec") -> list[str]:
-    """Return the paths of values in `given` that `taken` has not, or has otherwise."""
-    if isinstance(given, dict) and isinstance(taken, dict):
-        return [
-            missing
-            for name, value in given.items()
-            for missing in left_out(value, taken.get(name), f"{path}.{name}")
-        ]
-    return [] if given == taken else [path]
-
-
-def without_empty(value: Any) -> Any:
-    """Return `value` without mappings that hold nothing."""
-    if not isinstance(value, dict):
-        return value
-    fields = {name: without_empty(field) for name, field in value.items()}
-    return {name: field for name, field in fields.items() if field != {}}

@@ -120,6 +120,25 @@ def test_reset_erases_the_history_once(
     assert len(history(zeusjobs, stored)) == 1, "the reset is not done again"
 
 
+def test_a_reset_that_has_waited_for_a_run_is_done_when_that_ends(
+    zeusjobs: ZeusJobs, operator: OperatorProcess, make_node: MakeNode, stored: Store
+) -> None:
+    gate = Gate()
+    make_node(held(gate, SyntheticJob()))
+    zeusjobs.apply("job")
+    zeusjobs.annotate("job", run="a")
+    zeusjobs.wait_for("a run is going on", lambda: bool(zeusjobs.status("job").get("active")))
+    zeusjobs.annotate("job", reset="now")
+    zeusjobs.wait_for(
+        "the reset waits",
+        lambda: "the history is erased" in zeusjobs.condition("job", "Progressing")["message"],
+    )
+
+    gate.open()
+
+    eventually(lambda: not history(zeusjobs, stored), "the history is erased")
+
+
 # Disturbed ------------------------------------------------------------------------
 
 

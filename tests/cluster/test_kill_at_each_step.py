@@ -23,7 +23,9 @@ RUNS = 2
 STOPPING = (ClusterCheckpoint.BEFORE_STOP_CHILD, ClusterCheckpoint.AFTER_STOP_CHILD)
 # Passed only where somebody asks by an annotation.
 ASKING = ClusterCheckpoint.REQUEST_STORED
-OF_A_RUN = [moment for moment in ClusterCheckpoint if moment not in (*STOPPING, ASKING)]
+# Passed only where a child needs something else beside it (`test_workload_kinds`).
+BESIDE = ClusterCheckpoint.AFTER_CREATE_COMPANION
+OF_A_RUN = [moment for moment in ClusterCheckpoint if moment not in (*STOPPING, ASKING, BESIDE)]
 
 
 @pytest.mark.parametrize("moment", OF_A_RUN, ids=lambda moment: moment.value)
@@ -95,7 +97,8 @@ def test_making_room_for_the_next_run_survives_a_kill(
     assert replaced.state is RecurrenceState.CANCELLED
     assert len(replaced.attempts) == 1
     assert "replaced by the recurrence of" in replaced.attempts[0].detail
-    assert all(each.state is not RecurrenceState.CANCELLED for each in later[:1])
+    # The one that room was made for has run; on a busy machine the next tick may replace it too.
+    assert later[0].attempts
 
 
 def outcomes(zeusjobs: ZeusJobs) -> list[str]:

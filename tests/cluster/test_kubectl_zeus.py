@@ -81,6 +81,7 @@ def test_status_shows_how_far_an_active_run_is(zeus: KubectlZeus, zeusjobs: Zeus
     zeusjobs.apply("job")
     run = {
         "recurrence": 7,
+        "number": 3,
         "kind": "Learned",
         "state": "Running",
         "scheduledTime": "2026-03-02T12:00:00Z",
@@ -91,8 +92,21 @@ def test_status_shows_how_far_an_active_run_is(zeus: KubectlZeus, zeusjobs: Zeus
         "energyJoules": 84_200,
         "lastMetric": "0.81",
     }
-    zeusjobs.api.patch(f"{zeusjobs.path}/job/status", {"status": {"active": [run]}})
+    ended = {
+        "recurrence": 5,
+        "number": 1,
+        "kind": "Control",
+        "outcome": "MaxEpochs",
+        "scheduledTime": "2026-03-01T12:00:00Z",
+        "attempts": 2,
+        "batchSize": 128,
+    }
+    shown = {"active": [run], "runs": [ended]}
+    zeusjobs.api.patch(f"{zeusjobs.path}/job/status", {"status": shown})
 
     said = zeus.out("status", "job")
 
-    assert "attempt 2 of 5: batch size 64, Running, epoch 12, 84.2 kJ, metric 0.81" in said
+    assert (
+        "recurrence 3, attempt 2 of 5: batch size 64, Running, epoch 12, 84.2 kJ, metric 0.81"
+    ) in said
+    assert "last run             default 1, 2 attempts, batch size 128: MaxEpochs" in said

@@ -44,13 +44,15 @@ sys.stdin.read()
 class Machine:
     """Simulated GPUs, an agent's folders, and the agent while it runs."""
 
-    def __init__(self, folder: Path, models: Sequence[str] = ("V100", "A40")) -> None:
+    def __init__(
+        self, folder: Path, models: Sequence[str] = ("V100", "A40"), *, seed: int = 0
+    ) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
         self.socket = folder / "agent.sock"
         self.address = f"unix://{self.socket}"
         self.log_path = folder / "agent.log"
-        self.simulator: Simulator = create_state(folder / "gpus", models)
+        self.simulator: Simulator = create_state(folder / "gpus", models, seed=seed)
         self.uuids = self.simulator.uuids()
         self.program = ["-m", "zeus_agent.main"]  # what Python runs as the agent
         self.environment = {**os.environ, **environment(folder / "gpus")}

@@ -7,7 +7,7 @@ number in the agent's own description of them can't hide behind itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -50,11 +50,22 @@ def _devices(devices: Devices, field: int) -> bytes:
     )
 
 
-def _pod(namespace: str, name: str, containers: Iterable[Devices]) -> bytes:
+def _claim(namespace: str, drivers: Iterable[str]) -> bytes:
+    """Return a container's resource claim that each of some drivers has given a device for."""
+    given = b"".join(
+        _field(4, _field(2, driver.encode()) + _field(3, b"pool") + _field(4, b"gpu-0"))
+        for driver in drivers
+    )
+    return _field(5, _field(2, b"claim") + _field(3, namespace.encode()) + given)
+
+
+def _pod(namespace: str, name: str, containers: Iterable[Devices], drivers: Sequence[str]) -> bytes:
     packed = b"".join(
         _field(3, _field(1, b"main") + _devices(each, 2) + _field(3, _varint(4) + _varint(5)))
         for each in containers
     )
+    if drivers:
+        packed += _field(3, _field(1, b"claims") + _claim(namespace, drivers))
     return _field(1, _field(1, name.encode()) + _field(2, namespace.encode()) + packed)
 
 
@@ -66,7 +77,7 @@ class FakeKubelet:
         self.calls: list[str] = []
         self.hangs = False
         self.garbage = b""  # sent in place of a list
-        self._listed: list[tuple[str, str, list[Devices]]] = []
+        self._listed: list[tuple[str, str, list[Devices], tuple[str, ...]]] = []
         self._server: grpc.aio.Server | None = None
 
     async def __aenter__(self) -> FakeKubelet:
@@ -76,9 +87,11 @@ class FakeKubelet:
     async def __aexit__(self, *exception: object) -> None:
         await self.stop()
 
-    def give(self, namespace: str, name: str, *containers: Devices) -> None:
-        """List a pod, each of its containers with devices."""
-        self._listed.append((namespace, name, list(containers)))
+    def give(
+        self, namespace: str, name: str, *containers: Devices, claims: tuple[str, ...] = ()
+    ) -> None:
+        """List a pod: containers with devices, and one with a claim that drivers have served."""
+        self._listed.append((namespace, name, list(containers), claims))
 
     def take(self, namespace: str, name: str) -> None:
         """List no pod of that name any more."""

@@ -151,6 +151,11 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
         f"{CONTAINERS}[0].command[1]",
         "trian.py: no such file in ",
     ),
+    "missing script of a launcher": (
+        changed("train.py", '-m", "torch.distributed.run", "--standalone", "trian.py'),
+        f"{CONTAINERS}[0].command[4]",
+        "trian.py: no such file in ",
+    ),
     "missing program": (
         changed('"python"', '"no-such-program"'),
         f"{CONTAINERS}[0].command[0]",
@@ -207,10 +212,15 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
         "spec.batchSize.learningRate.default",
         'must be above "0"',
     ),
+    "API version of another kind of workload": (
+        changed("apiVersion: batch/v1", "apiVersion: kubeflow.org/v1"),
+        "spec.workload.apiVersion",
+        "must be batch/v1 for Job",
+    ),
     "another kind of workload": (
         changed("kind: Job", "kind: RayJob"),
         "spec.workload.kind",
-        "must be Job",
+        "must be one of Job, JobSet",
     ),
     "name that is no label": (
         changed("name: digits", "name: Digits_1"),
@@ -418,7 +428,13 @@ WRONG_FILES: dict[str, tuple[str, str, str]] = {
 """Every file has exactly one mistake."""
 
 ONLY_ON_ONE_MACHINE = frozenset(
-    {"missing script", "missing program", "no command", "value only a cluster has"}
+    {
+        "missing script of a launcher",
+        "missing script",
+        "missing program",
+        "no command",
+        "value only a cluster has",
+    }
 )
 """Mistakes on one machine that are none in a cluster, where there are images and Secrets."""
 

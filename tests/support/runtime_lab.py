@@ -32,11 +32,12 @@ class Ended:
 class RuntimeLab(Machine):
     """A machine whose GPU does a step of the tests in a few milliseconds."""
 
-    def __init__(self, folder: Path, model: str = "V100") -> None:
-        super().__init__(folder, (model,))
+    def __init__(self, folder: Path, *models: str, seed: int = 0) -> None:
+        super().__init__(folder, models or ("V100",), seed=seed)
         self.simulator.set("tick_seconds", TICK_SECONDS)
         self.simulator.set("time_scale", 0.1)
-        self.simulator.set_workload(0, "resnet18")
+        for index in range(len(self.uuids)):
+            self.simulator.set_workload(index, "resnet18")
         self.result_path = folder / "result"
         for name in ("ZEUS_AGENT", "ZEUS_DECISION", "XDG_RUNTIME_DIR"):
             self.environment.pop(name, None)

@@ -15,7 +15,8 @@ from zeus_runtime.cost import cost_joules
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.ledger import Ledger, Phase
 from zeus_runtime.notices import Notices
-from zeus_runtime.power_control import PowerControl, PowerWishes, Steps
+from zeus_runtime.power_control import PowerControl
+from zeus_runtime.power_parts import PowerWishes, Steps
 from zeus_runtime.power_profile import candidate_limits
 from zeus_runtime.protocol import Lease
 from zeus_runtime.windows import Energy
@@ -216,6 +217,6 @@ class VirtualTraining:
             self._obey()
 
     def train_until_held(self, most_epochs: int = 100_000) -> None:
-        while self.control.held_watts is None:
+        while not self.control.complete or self.control.held_watts is None:
             assert self.epochs < most_epochs, "the profile does not end"
             self.train(1)

@@ -83,6 +83,7 @@ class ReportReader:
         """
         running = {pod.uid: pod for pod in world.running_pods()}
         with self._lock:
+            self._forget_old_waits(self._monotonic())
             awaited = set(self._waiting)
         self._book.keep(running.keys() | awaited, self._clock())
         nodes = {pod.node for pod in running.values()}
@@ -150,14 +151,24 @@ class ReportReader:
 
     def _patiently(self, pod_uid: str, why: str, waits_for: str) -> Result | None:
         with self._lock:
-            since = self._waiting.setdefault(pod_uid, self._monotonic())
+            now = self._monotonic()
+            self._forget_old_waits(now)
+            since = self._waiting.setdefault(pod_uid, now)
             while len(self._waiting) > _WAITING_REMEMBERED:
                 self._waiting.popitem(last=False)
-        if self._monotonic() - since < PATIENCE_SECONDS:
+        if now - since < PATIENCE_SECONDS:
             raise ResultNotYet(f"pod {pod_uid} has left no result, and {why}", waits_for)
         _log.warning("pod %s has left no result, and %s; not waited for any longer", pod_uid, why)
-        self._settled(pod_uid)
+        # Whoever asks for several pods comes back while others are waited for: no second wait.
         return self._best(pod_uid, ())
+
+    def _forget_old_waits(self, now: float) -> None:
+        """Drop waits that were over long ago.  The lock is held; the oldest are first."""
+        while self._waiting:
+            pod_uid, since = next(iter(self._waiting.items()))
+            if now - since < 2 * PATIENCE_SECONDS:
+                return
+            del self._waiting[pod_uid]
 
     def _settled(self, pod_uid: str) -> None:
         with self._lock:

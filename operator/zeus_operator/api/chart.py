@@ -14,6 +14,8 @@ from zeus_operator.api.admission import admission_policy
 from zeus_operator.api.crd import custom_resource_definition
 from zeus_operator.api.manifests import document_text
 from zeus_operator.api.rbac import SERVICE_ACCOUNT, cluster_wide, namespaced, user_roles
+from zeus_operator.workloads.base import WorkloadKind
+from zeus_operator.workloads.registry import KINDS
 
 Manifest = dict[str, Any]
 
@@ -21,6 +23,7 @@ _SOURCE = "operator/zeus_operator/api"
 _RELEASE = "RELEASE-NAMESPACE"
 _WATCHED = "WATCHED-NAMESPACE"
 _INCLUDE = "INCLUDE-"
+_KIND, _END_OF_KIND = "KIND-", "END-OF-KIND"
 _AGENTS = f"{SERVICE_ACCOUNT}-agents"
 
 
@@ -39,8 +42,9 @@ def admission_template() -> str:
 
 def rbac_template() -> str:
     """Return the template of the operator's rights: to the cluster, or to some namespaces."""
-    everywhere = _texts_of_roles(cluster_wide(_RELEASE))
-    somewhere = _texts_of_roles(namespaced([_WATCHED], _RELEASE))
+    kinds = tuple(KINDS.values())
+    everywhere = _texts_of_roles(cluster_wide(_RELEASE, kinds, _marked))
+    somewhere = _texts_of_roles(namespaced([_WATCHED], _RELEASE, kinds, _marked))
     return _file(
         "rbac.py",
         "$.Values.rbac.create",
@@ -68,6 +72,11 @@ TEMPLATES: dict[str, Callable[[], str]] = {
     "charts/zeus-operator/templates/rbac/users.yaml": user_roles_template,
 }
 """Each generated template, by its path in the repository."""
+
+
+def _marked(kind: WorkloadKind, rules: list[Manifest]) -> list[Any]:
+    """Return the rules of a kind between marks: they are for releases that allow it."""
+    return [f"{_KIND}{kind.kind}", *rules, _END_OF_KIND]
 
 
 def _texts_of_roles(manifests: Sequence[Manifest]) -> list[str]:
@@ -123,6 +132,10 @@ def _text(manifest: Manifest) -> str:
         text,
         flags=re.MULTILINE,
     )
+    # An upgrade that keeps the values of a chart without this one has none.
+    allowed = r'\1{{- if has "\2" ($.Values.operator.workloads | default (list "Job")) }}'
+    text = re.sub(rf"^( *)- {_KIND}(\w+)$", allowed, text, flags=re.MULTILINE)
+    text = re.sub(rf"^( *)- {_END_OF_KIND}$", r"\1{{- end }}", text, flags=re.MULTILINE)
     text = text.replace(f": {_WATCHED}", ": {{ . | quote }}")
     text = text.replace(f": {_RELEASE}", ": {{ $.Release.Namespace | quote }}")
     return text.replace(f":{_RELEASE}:", ":{{ $.Release.Namespace }}:")  # an account's name

@@ -16,31 +16,30 @@ from zeus_operator import names
 from zeus_operator.api.expand import references
 from zeus_operator.api.rules import RULES
 from zeus_operator.api.template import (
-    LABELS_PATH,
     EnvEntry,
     Problem,
     TemplateError,
     TrainingContainer,
-    job_spec,
-    other_environments,
+    child_spec,
+    container_beside,
+    container_in,
+    environments,
     pod_labels,
-    pod_spec,
-    training_container,
+    pod_templates,
 )
 from zeus_operator.api.template_rules import (
     COMMAND_REQUIRED,
-    FIELD_RULES,
-    JOB,
     LABELS_TAKEN,
     MAX_RESTARTS,
     MAX_RESTARTS_PATTERN,
     NAME_TAKEN,
     NAME_TAKEN_HINT,
     NO_LEARNING_RATE,
-    POD,
     UNKNOWN_REFERENCE,
 )
 from zeus_operator.api.types import ZeusJob, ZeusJobSpec
+from zeus_operator.workloads.base import PodTemplate
+from zeus_operator.workloads.registry import KINDS
 from zeus_runtime import protocol
 
 _MAX_RESTARTS = re.compile(MAX_RESTARTS_PATTERN)
@@ -59,26 +58,52 @@ def _fields(job: ZeusJob) -> Iterator[Problem]:
 
 
 def _template(spec: ZeusJobSpec) -> Iterator[Problem]:
+    kind, child = KINDS[spec.workload.kind], child_spec(spec)
     try:
-        pod = pod_spec(spec)
-        container = training_container(spec)
-        others = list(other_environments(spec, container))
-        labels = pod_labels(spec)
+        first, *others = pod_templates(spec)
+        container = container_in(first, spec.workload.container)
+        # Each container that trains, and what it is beside.
+        trains = [container]
+        trains += [found for each in others if (found := container_beside(each, container.name))]
+        for template in (first, *others):  # what can't be read is told alone
+            pod_labels(template)
+            list(environments(template))
     except TemplateError as error:
         yield error.problem
         return
-    parents = {JOB: job_spec(spec), POD: pod}
-    for rule in FIELD_RULES:
-        if not rule.allows(parents[rule.parent].get(rule.field)):
+    for rule in kind.rules:
+        if rule.is_broken_by(child):
             yield Problem(rule.path, rule.words)
-    if any(str(name).startswith(f"{names.GROUP}/") for name in labels):
-        yield Problem(LABELS_PATH, LABELS_TAKEN)
-    if spec.workload.inject_runtime and not container.command:
-        yield Problem(f"{container.path}.command", COMMAND_REQUIRED)
-    yield from _restarts(container)
-    for path, env in ((container.path, container.env), *others):
-        yield from _names(path, env)
-    yield from _environment(spec, container)
+    yield from kind.problems(child)
+    for each in trains:
+        if spec.workload.inject_runtime and not each.command and not first.is_partial:
+            yield Problem(f"{each.path}.command", COMMAND_REQUIRED)
+    yield from pod_problems(spec, (first, *others), trains)
+
+
+def pod_problems(
+    spec: ZeusJobSpec, templates: Iterable[PodTemplate], trains: Iterable[TrainingContainer]
+) -> Iterator[Problem]:
+    """Yield what no pod of a run may hold, whoever has made its template.
+
+    Args:
+        trains: the containers of these templates that train.
+
+    Raises:
+        TemplateError: a template can't be read.
+    """
+    templates, trains = tuple(templates), tuple(trains)
+    for template in templates:
+        path, labels = pod_labels(template)
+        if any(str(name).startswith(f"{names.GROUP}/") for name in labels):
+            yield Problem(path, LABELS_TAKEN)
+    for each in trains:
+        yield from _restarts(each)
+    for template in templates:
+        for path, env in environments(template):
+            yield from _names(path, env)
+    for each in trains:
+        yield from _environment(spec, each)
 
 
 def _restarts(container: TrainingContainer) -> Iterator[Problem]:

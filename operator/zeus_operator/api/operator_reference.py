@@ -44,7 +44,8 @@ _EXIT_CODES = """\
 | --- | --- |
 | 0 | it was told to end by SIGTERM or SIGINT; the Lease is released |
 | 1 | it can't go on and is to be started again: the Lease was lost, another replica leads, a \
-watch has stalled or ended, the port is taken, no way to the API server is configured |
+watch has stalled or ended, the port is taken, the schema of the database is too new, no way to \
+the API server is configured |
 | 2 | a setting is wrong |
 """
 
@@ -75,7 +76,7 @@ job runs; until then nothing starts |
 
 ## Labels
 
-On each child Job and its pods:
+On each child and its pods:
 
 | label | value |
 | --- | --- |
@@ -83,6 +84,16 @@ On each child Job and its pods:
 | `{names.LABEL_JOB_UID}` | its UID |
 | `{names.LABEL_RECURRENCE}` | id of the recurrence, as in `status.active[]` and `status.runs[]` |
 | `{names.LABEL_ATTEMPT}` | number of the attempt, from 1 |
+| `{names.LABEL_POD_GROUP}` | on pods, where a child has several templates: which of them; 0 has \
+rank 0 |
+| `{names.LABEL_EXECUTION}` | on a JobSet or a TrainJob and its pods: how many executions of the \
+attempt were stored before |
+
+On the TrainingRuntime that is made for a TrainJob; the labels above as well:
+
+| annotation | value |
+| --- | --- |
+| `{names.ANNOTATION_COPY}` | a digest of its contents |
 
 On the ConfigMap `NAME{SUFFIX}`, which holds what `kubectl zeus history`, `explain` and `report`
 show of the ZeusJob NAME; the first two labels above as well:
@@ -105,7 +116,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "RunStarted": ("Normal", "An attempt trains; why it has its batch size."),
     "RunReached": ("Normal", "A recurrence has reached the target."),
     "RunFailed": ("Warning", "A recurrence has used up its attempts, or could not try again."),
-    "RunCancelled": ("Normal", "A recurrence was replaced, or its Job was deleted."),
+    "RunCancelled": ("Normal", "A recurrence was replaced, or its child was deleted."),
     "Skipped": ("Warning", "A tick could not start within startingDeadlineSeconds."),
     "MissedSchedule": ("Warning", "A recurrence makes up for ticks that were missed."),
     "Preempted": ("Warning", "A pod was ended from outside; the attempt goes on."),
@@ -117,9 +128,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "InvalidRequest": ("Warning", REASONS["InvalidRequest"]),
     "ChildRefused": ("Warning", REASONS["ChildRefused"]),
     "ChildCollision": ("Warning", REASONS["ChildCollision"]),
+    "WorkloadNotAllowed": ("Warning", REASONS["WorkloadNotAllowed"]),
+    "WorkloadNotInstalled": ("Warning", REASONS["WorkloadNotInstalled"]),
     "ImagePullFailed": ("Warning", REASONS["ImagePullFailed"]),
     "ContainerConfigError": ("Warning", REASONS["ContainerConfigError"]),
     "PausedAfterFailures": ("Warning", REASONS["PausedAfterFailures"]),
+    "ModeLimited": ("Warning", REASONS["ModeLimited"]),
     "HistoryCollision": (
         "Warning",
         "A ConfigMap of the name of the history belongs to somebody else; runs go on.",
@@ -153,7 +167,8 @@ Each answers 200 if all is well, else 503, with one line per check.
 | `/healthz` | a worker has died, or has been on one job for over {WORKER_STUCK_SECONDS:.0f} s. \
 That an answer comes shows that the loop turns. It depends on neither the database nor the API \
 server |
-| `/readyz` | `/healthz` would; the database does not answer within {STORE_ANSWER_SECONDS:.0f} s. \
+| `/readyz` | `/healthz` would; the database does not answer within {STORE_ANSWER_SECONDS:.0f} s, \
+or its schema is more than one step newer than this release's. \
 On the leader also: the first list is not complete, or a watch was silent for over \
 {WATCH_SILENT_SECONDS:.0f} s. On a standby also: the Lease could not be read for \
 {LEASE_UNREAD_SECONDS:.0f} s |
@@ -207,4 +222,6 @@ def _default(variable: Variable, defaults: Mapping[str, object]) -> str:
     value = defaults.get(variable.field)
     if value is None or value == ():
         return ""
+    if isinstance(value, tuple):
+        return f"`{','.join(map(str, value))}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

@@ -1,17 +1,19 @@
 """Who may do what: the operator's own rights, and those of the people who use ZeusJobs.  Pure.
 
 The operator never writes a ZeusJob itself, only its status; it reads no Secret but its own two; and
-it may not change a Job, only create and delete one.
+it may not change a child, only create and delete one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zeus_operator import names
 from zeus_operator.api.config_map_guard import config_map_guard
 from zeus_operator.trust.objects import AUTHORITY_SECRET, CERTIFICATE_SECRET, CONFIG_MAP
+from zeus_operator.workloads.base import Right, WorkloadKind
+from zeus_operator.workloads.registry import JOB
 
 SERVICE_ACCOUNT = "zeus-operator"
 NAMESPACE = "zeus-system"
@@ -25,17 +27,48 @@ def _allow(group: str, resources: Sequence[str], verbs: Sequence[str], **more: A
     return {"apiGroups": [group], "resources": [*resources], "verbs": [*verbs], **more}
 
 
-def job_rules() -> list[Manifest]:
+def plain(_kind: WorkloadKind, rules: list[Manifest]) -> list[Any]:
+    """Return the rules of a kind as they are."""
+    return rules
+
+
+Mark = Callable[[WorkloadKind, list[Manifest]], list[Any]]
+"""Returns the rules of a kind with what tells them from others, in a chart's template."""
+
+
+def job_rules(kinds: Sequence[WorkloadKind] = (JOB,), mark: Mark = plain) -> list[Any]:
     """Return what the operator does in each namespace that it watches."""
     return [
         _allow(names.GROUP, [names.PLURAL], _READ),
         _allow(names.GROUP, [f"{names.PLURAL}/status"], ("patch",)),
         # An owner reference with blockOwnerDeletion needs no right here: ours has it off.
-        _allow("batch", ["jobs"], (*_READ, "create", "delete")),
+        *(rule for kind in kinds for rule in mark(kind, _kind_rules(kind))),
         _allow("", ["pods"], _READ),
         _allow("", ["events"], ("create",)),
         _project_history(),
     ]
+
+
+def _kind_rules(kind: WorkloadKind) -> list[Manifest]:
+    """Return the rights to children of a kind, and to what they need in their namespace."""
+    group = kind.api_version.partition("/")[0]
+    return [
+        _allow(group, [kind.plural], (*_READ, "create", "delete")),
+        *(_allow_also(right) for right in kind.rights if not right.is_cluster_wide),
+    ]
+
+
+def _cluster_rules(kinds: Sequence[WorkloadKind], mark: Mark) -> list[Any]:
+    """Return the rights to what children need and is in no namespace."""
+    found: list[Any] = []
+    for kind in kinds:
+        rules = [_allow_also(right) for right in kind.rights if right.is_cluster_wide]
+        found += mark(kind, rules) if rules else []
+    return found
+
+
+def _allow_also(right: Right) -> Manifest:
+    return _allow(right.group, [right.resource], right.verbs)
 
 
 def _project_history() -> Manifest:
@@ -49,8 +82,13 @@ def _project_history() -> Manifest:
     return _allow("", ["configmaps"], ("get", "create", "patch"))
 
 
-def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
+def cluster_wide(
+    namespace: str = NAMESPACE, kinds: Sequence[WorkloadKind] = (JOB,), mark: Mark = plain
+) -> list[Manifest]:
     """Return the rights of an operator in `namespace` that watches all namespaces.
+
+    Args:
+        kinds: of children that a ZeusJob may have.
 
     Those to the ConfigMap of the agents' authority and to list namespaces are for one that was told
     of agents; one without makes no use of them.  To `get` that ConfigMap is for one that has these
@@ -64,7 +102,8 @@ def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
             SERVICE_ACCOUNT,
             None,
             [
-                *job_rules(),
+                *job_rules(kinds, mark),
+                *_cluster_rules(kinds, mark),
                 _read_namespaces(),
                 _find_namespaces(),
                 _publish_authority("get", "list"),
@@ -77,8 +116,16 @@ def cluster_wide(namespace: str = NAMESPACE) -> list[Manifest]:
     ]
 
 
-def namespaced(watched: Sequence[str], namespace: str = NAMESPACE) -> list[Manifest]:
+def namespaced(
+    watched: Sequence[str],
+    namespace: str = NAMESPACE,
+    kinds: Sequence[WorkloadKind] = (JOB,),
+    mark: Mark = plain,
+) -> list[Manifest]:
     """Return the rights of an operator in `namespace` that watches the namespaces `watched`.
+
+    Args:
+        kinds: of children that a ZeusJob may have.
 
     A namespace's UID is part of what learned state belongs to, so each of them may be read, by
     its name only.
@@ -86,13 +133,23 @@ def namespaced(watched: Sequence[str], namespace: str = NAMESPACE) -> list[Manif
     return [
         _namespace(namespace),
         _service_account(namespace),
-        _role("ClusterRole", SERVICE_ACCOUNT, None, [_read_namespaces(watched)]),
+        _role(
+            "ClusterRole",
+            SERVICE_ACCOUNT,
+            None,
+            [_read_namespaces(watched), *_cluster_rules(kinds, mark)],
+        ),
         _binding("ClusterRole", SERVICE_ACCOUNT, None, namespace),
         *(
             manifest
             for each in watched
             for manifest in (
-                _role("Role", SERVICE_ACCOUNT, each, [*job_rules(), _publish_authority("get")]),
+                _role(
+                    "Role",
+                    SERVICE_ACCOUNT,
+                    each,
+                    [*job_rules(kinds, mark), _publish_authority("get")],
+                ),
                 _binding("Role", SERVICE_ACCOUNT, each, namespace),
             )
         ),

@@ -1,8 +1,8 @@
-"""The reference page of ZeusJob, made from its types and rules.  Pure."""
+"""The reference page of ZeusJob, made from its types, its rules and the adapters.  Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from zeus_operator.api.rules import RULES
 from zeus_operator.api.status import ZeusJobStatus
 from zeus_operator.api.types import API_VERSION, ZeusJob
+from zeus_operator.workloads.registry import KINDS
 from zeus_runtime import protocol
 
 _HEAD = f"""\
@@ -26,36 +27,47 @@ is refused with the way to write it. An unknown field is refused, never ignored.
 _TEMPLATE = """\
 ## The child's template
 
-`spec.workload.template.spec` is the spec of the child kind, here that of a `batch/v1` Job. What
-the operator does with its fields:
+`spec.workload.template.spec` is the spec of the child kind. What the operator does with its fields,
+whatever the kind; paths are those within a pod's spec, for each of the templates that the kind has:
 
 | field | what happens |
 | --- | --- |
-| `backoffLimit` | owned: 0. A value above 0 is refused: use `spec.retry.maxAttempts` |
-| `backoffLimitPerIndex` above 0 | refused, for the same reason |
-| `ttlSecondsAfterFinished` | owned: taken off; the child is removed once its result is stored |
-| `parallelism`, `completions` above 1 | refused: a run of kind Job is one pod |
-| `selector`, `manualSelector` | refused: Kubernetes chooses them |
-| `template.spec.restartPolicy` | owned: `Never`. `OnFailure` and `Always` are refused |
-| `--max-restarts` of a launcher, above 0 | refused, in `command` and `args` |
-| `env` names that begin with `ZEUS_` | refused |
-| `$(ZEUS_…)` that is not in the table below | refused |
-| labels of the pods that begin with `zeus.energy/` | refused: the operator sets its own |
-| `podReplacementPolicy: TerminatingOrFailed` | refused: two pods of a run must not overlap |
-| `command`, with `injectRuntime: true` | required: a launcher goes in front of it |
-| everything else | passed on as it is |
+{common}
+`zeus_runtime` runs in the pods of all ranks; the result of a run is that of its pod of rank 0.
+Where nobody has one, what another rank knows counts as a partial result.
+
+{kinds}
+A kind besides Job needs the chart's value `operator.workloads`, and its own controller in the
+cluster. Where one of them is missing, the condition `Ready` says so, and the ZeusJob goes on once
+it is there.
 
 In a cluster a ValidatingAdmissionPolicy (`deploy/admission-policy.yaml`) refuses these at
 `kubectl apply`, in the words that `zeusctl` uses. It is part of the API server: no webhook, no
-certificate. It looks at a ZeusJob only where its spec changes. The rest (a text that should be in
-quotes, a schedule that never comes, whatever the API server itself dislikes about the child) the
-operator finds at once, and says so in the condition `Ready`.
+certificate. It looks at a ZeusJob only where its spec changes, and at all templates of its child.
+The rest the operator finds at once, and says so in the condition `Ready`, for instance: what is in
+a TrainJob's runtime, names of pods that get too long, a `podFailurePolicy` or a container's
+`restartPolicy` that starts a run again, a `nodeSelector` for another GPU than `spec.gpu.product`,
+more containers than leave room for a result, a schedule that never comes, whatever the API server
+itself dislikes about the child.
 
-On one machine the container's `command` and `args` run as a process in the manifest's folder, with
-the Python that runs `zeusctl`. The image, volumes and other containers are not used; `valueFrom`
-and `envFrom` are refused there, because only a cluster can resolve them. `nvidia.com/gpu` says how
-many GPUs the process sees.
+On one machine only a Job of one pod runs. The container's `command` and `args` run as a process in
+the manifest's folder, with the Python that runs `zeusctl`. The image, volumes and other containers
+are not used; `valueFrom` and `envFrom` are refused there, because only a cluster can resolve them.
+`nvidia.com/gpu` says how many GPUs the process sees.
 """
+
+_COMMON = (
+    ("`restartPolicy`", "owned: `Never`. `OnFailure` and `Always` are refused"),
+    ("`--max-restarts` of a launcher, above 0", "refused, in `command` and `args`"),
+    ("`env` names that begin with `ZEUS_`", "refused"),
+    ("`$(ZEUS_…)` that is not in the table below", "refused"),
+    (
+        "labels of the pods that begin with `zeus.energy/`",
+        "refused: the operator sets its own",
+    ),
+    ("`command`, with `injectRuntime: true`", "required: a launcher goes in front of it"),
+    ("everything else", "passed on as it is"),
+)
 
 _RULES = """\
 ## Rules between fields
@@ -89,7 +101,7 @@ _ENVIRONMENT = {
 def reference() -> str:
     """Return the page as Markdown."""
     spec, status = _sections(ZeusJob, ""), _sections(ZeusJobStatus, "status")
-    return "\n".join([_HEAD, *spec, _rules(), _TEMPLATE, _environment(), _STATUS, *status])
+    return "\n".join([_HEAD, *spec, _rules(), _template(), _environment(), _STATUS, *status])
 
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
@@ -100,6 +112,21 @@ def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
 def _rules() -> str:
     rows = "".join(f"| `{rule.field}` | {rule.message} |\n" for rule in RULES)
     return f"{_RULES}\n| field | what is said where it is broken |\n| --- | --- |\n{rows}"
+
+
+def _template() -> str:
+    tables = []
+    for kind in KINDS.values():
+        rows = [(note.fields, note.happens) for note in kind.notes]
+        tables.append(
+            f"### {kind.kind} (`{kind.api_version}`)\n\n"
+            f"| field | what happens |\n| --- | --- |\n{_rows(rows)}\n"
+        )
+    return _TEMPLATE.format(common=_rows(_COMMON), kinds="".join(tables))
+
+
+def _rows(pairs: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"| {fields} | {happens} |\n" for fields, happens in pairs)
 
 
 def _environment() -> str:

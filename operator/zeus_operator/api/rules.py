@@ -23,6 +23,7 @@ from zeus_operator.api.fields import (
 from zeus_operator.api.template_rules import LABELS_TAKEN
 from zeus_operator.api.types import NAME_MAX_LENGTH, ZeusJob
 from zeus_operator.schedule import MACROS, ScheduleError, parse_schedule, parse_time_zone
+from zeus_operator.workloads.registry import KINDS
 
 Check = Callable[[ZeusJob], str | None]
 """Returns what is wrong with a job, or None."""
@@ -102,6 +103,12 @@ def _bad_annotation(job: ZeusJob) -> str | None:
     return _bad_keys(job.spec.workload.template.metadata.annotations)
 
 
+def _other_api_version(job: ZeusJob) -> str | None:
+    workload = job.spec.workload
+    wanted = KINDS[workload.kind].api_version
+    return None if workload.api_version == wanted else f"must be {wanted} for {workload.kind}"
+
+
 def _bad_keys(mapping: Mapping[str, str]) -> str | None:
     return None if all(map(_is_qualified_name, mapping)) else _KEYS
 
@@ -142,6 +149,12 @@ _MODE = (
     "can't be changed, because what was learned would mean the opposite; create a ZeusJob "
     "with another name"
 )
+_KIND = (
+    "can't be changed, because the runs that go on are of the kind that it was; delete the ZeusJob "
+    "and create it again: what was learned is kept"
+)
+_PAIRS = ", ".join(f"'{each.kind}': '{each.api_version}'" for each in KINDS.values())
+_API_VERSIONS = f"{{{_PAIRS}}}"
 _KEYS = "each name must be one that Kubernetes allows, such as team or example.org/team"
 
 
@@ -241,6 +254,21 @@ RULES: tuple[Rule, ...] = (
         field="spec.objective.metric.mode",
         cel="self.mode == oldSelf.mode",
         message=_MODE,
+        check=None,
+    ),
+    Rule(
+        at="spec.workload",
+        field="spec.workload.apiVersion",
+        cel=f"self.apiVersion == {_API_VERSIONS}[self.kind]",
+        message="must be that of spec.workload.kind",
+        message_cel=f"'must be ' + {_API_VERSIONS}[self.kind] + ' for ' + self.kind",
+        check=_other_api_version,
+    ),
+    Rule(
+        at="spec.workload.kind",
+        field="spec.workload.kind",
+        cel="self == oldSelf",
+        message=_KIND,
         check=None,
     ),
     # The pattern in the schema is for programs; these sentences are for people.

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, StrictInt
 
 from zeus_operator.api.base import ApiModel
 from zeus_operator.api.fields import DECIMAL_PATTERN, BatchSizeValue
+from zeus_operator.api.types import Mode
 
 MAX_CONDITIONS = 8
 MAX_ACTIVE = 10
@@ -26,6 +27,10 @@ MAX_DETAIL = 256
 SIGNED_PERCENT_PATTERN = r"^-?[0-9]+\.[0-9]$"
 TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
+_NUMBER = (
+    "Number of the recurrence among those of its kind, from 1, by which `kubectl zeus` history and "
+    "explain call it."
+)
 _ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 _MOST = 10**15
 
@@ -129,6 +134,7 @@ class ActiveRun(StatusModel):
     """A recurrence that is open, and its newest attempt."""
 
     recurrence: Count = Field(description="Id of the recurrence, as in the children's labels.")
+    number: Count | None = Field(default=None, description=_NUMBER)
     kind: RunKind = Field(
         description=(
             "Learned: the policy decides. Control: the default batch size at the power limit "
@@ -137,7 +143,7 @@ class ActiveRun(StatusModel):
     )
     state: ActiveState = Field(
         description=(
-            "Decided: not created yet. Queued: its Job is suspended, as Kueue does until it is "
+            "Decided: not created yet. Queued: its child is suspended, as Kueue does until it is "
             "admitted. Pending: its pod does not run yet. Running. Ending: it has ended or is "
             "being stopped, and what comes next is not decided yet."
         )
@@ -181,6 +187,9 @@ class EndedRun(StatusModel):
     """A recurrence that has ended."""
 
     recurrence: Count = Field(description="Id of the recurrence, as in the children's labels.")
+    number: Count | None = Field(
+        default=None, description=f"{_NUMBER} Left out where it was skipped."
+    )
     kind: RunKind = Field(description="Learned or Control, as for an active one.")
     outcome: RunOutcome = Field(
         description=(
@@ -317,6 +326,13 @@ class ZeusJobStatus(StatusModel):
     observed_generation: Count | None = Field(
         default=None, description="The generation of the spec that all of this was said of."
     )
+    mode: Mode | None = Field(
+        default=None,
+        description=(
+            "The mode in which the next attempt is decided: spec.mode, or less where the operator "
+            "allows no more in this namespace."
+        ),
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=MAX_CONDITIONS,
@@ -360,4 +376,11 @@ class ZeusJobStatus(StatusModel):
         max_length=MAX_REQUESTED,
         description="Runs asked for that have not all ended, oldest first.",
         json_schema_extra=_ATOMIC,
+    )
+    history_kibibytes: Count | None = Field(
+        default=None,
+        description=(
+            "Most KiB that the ConfigMap with the history may take. 0: the operator is set to "
+            "write none, and the history is in its database alone."
+        ),
     )

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zeus_operator.api.problems import Problem, TemplateError
 from zeus_operator.api.types import ZeusJobSpec
+from zeus_operator.workloads.base import SPEC_PATH, PodTemplate
+from zeus_operator.workloads.registry import KINDS
+
+__all__ = ["SPEC_PATH", "Problem", "TemplateError"]
 
 CONTAINER_PATH = "spec.workload.container"
-SPEC_PATH = "spec.workload.template.spec"
 POD_PATH = f"{SPEC_PATH}.template.spec"
-_METADATA_PATH = f"{SPEC_PATH}.template.metadata"
-LABELS_PATH = f"{_METADATA_PATH}.labels"
 GPU_RESOURCE = "nvidia.com/gpu"
 
 # What the API server says as well (`admission`), in the same words.
@@ -30,26 +32,6 @@ AMBIGUOUS_CONTAINER = (
     "is required here, because {who} of the containers asks for " + GPU_RESOURCE + "; allowed: "
     "{listed}"
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a manifest: where, and what is allowed there."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        """Return the line that is shown to the user."""
-        return f"{self.path}: {self.message}" if self.path else self.message
-
-
-class TemplateError(ValueError):
-    """The template lacks what is needed or holds what is refused."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
-        self.problem = Problem(path, message)
 
 
 @dataclass(frozen=True)
@@ -69,6 +51,7 @@ class TrainingContainer:
         gpu_count: its limit of `nvidia.com/gpu`; 0 if it has none.
         env_from: whether it takes whole ConfigMaps or Secrets as environment.
         termination_grace_period_seconds: of its pod.
+        own_path: of it in the manifest; "": where a Job has it.
     """
 
     index: int
@@ -80,11 +63,12 @@ class TrainingContainer:
     env_from: bool = False
     working_dir: str | None = None
     termination_grace_period_seconds: int = 30
+    own_path: str = ""
 
     @property
     def path(self) -> str:
         """Return the path of the container in the manifest."""
-        return f"{POD_PATH}.containers[{self.index}]"
+        return self.own_path or f"{POD_PATH}.containers[{self.index}]"
 
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
@@ -103,19 +87,18 @@ def _required(parent: Mapping[str, Any], key: str, path: str) -> Any:
     return parent[key]
 
 
-def job_spec(spec: ZeusJobSpec) -> Mapping[str, Any]:
+def child_spec(spec: ZeusJobSpec) -> Mapping[str, Any]:
     """Return the child's own spec."""
     return spec.workload.template.spec
 
 
-def pod_spec(spec: ZeusJobSpec) -> Mapping[str, Any]:
-    """Return the child's pod spec.
+def pod_templates(spec: ZeusJobSpec) -> tuple[PodTemplate, ...]:
+    """Return the child's pod templates, that of rank 0 first.
 
     Raises:
         TemplateError: there is none.
     """
-    template = _mapping(_required(job_spec(spec), "template", SPEC_PATH), f"{SPEC_PATH}.template")
-    return _mapping(_required(template, "spec", f"{SPEC_PATH}.template"), POD_PATH)
+    return KINDS[spec.workload.kind].pod_templates(child_spec(spec))
 
 
 def _strings(container: Mapping[str, Any], key: str, path: str) -> tuple[str, ...]:
@@ -156,33 +139,31 @@ def _env(container: Mapping[str, Any], path: str) -> tuple[EnvEntry, ...]:
     return tuple(found)
 
 
-def other_environments(
-    spec: ZeusJobSpec, training: TrainingContainer
-) -> Iterator[tuple[str, tuple[EnvEntry, ...]]]:
-    """Yield (path, env) of the containers besides the `training` one, init containers included.
+def environments(template: PodTemplate) -> Iterator[tuple[str, tuple[EnvEntry, ...]]]:
+    """Yield (path, env) of all containers of a pod, init containers included.
 
     Raises:
         TemplateError: one is no container, or its `env` can't be read.
     """
-    pod = pod_spec(spec)
+    pod = template.template["spec"]
     for field in ("initContainers", "containers"):
         containers = pod.get(field) or []
         if not isinstance(containers, list):
-            raise TemplateError(f"{POD_PATH}.{field}", "must be a list of containers")
+            raise TemplateError(f"{template.pod_path}.{field}", "must be a list of containers")
         for index, raw in enumerate(containers):
-            path = f"{POD_PATH}.{field}[{index}]"
-            if path != training.path:
-                yield path, _env(_mapping(raw, path), path)
+            path = template.container_path(index, field)
+            yield path, _env(_mapping(raw, path), path)
 
 
-def pod_labels(spec: ZeusJobSpec) -> Mapping[str, Any]:
-    """Return the labels of the child's pods.
+def pod_labels(template: PodTemplate) -> tuple[str, Mapping[str, Any]]:
+    """Return the labels of a template's pods, and their path.
 
     Raises:
         TemplateError: something else is there.
     """
-    metadata = _mapping(job_spec(spec)["template"].get("metadata") or {}, _METADATA_PATH)
-    return _mapping(metadata.get("labels") or {}, LABELS_PATH)
+    path = f"{template.path}.metadata"
+    metadata = _mapping(template.template.get("metadata") or {}, path)
+    return f"{path}.labels", _mapping(metadata.get("labels") or {}, f"{path}.labels")
 
 
 def _gpu_count(container: Mapping[str, Any], path: str) -> int:
@@ -199,29 +180,44 @@ def _gpu_count(container: Mapping[str, Any], path: str) -> int:
 
 
 def training_container(spec: ZeusJobSpec) -> TrainingContainer:
-    """Return the container that trains: the one named, else the one that asks for GPUs.
+    """Return the container that trains in the pod of rank 0.
+
+    It is the one named, else the one that asks for GPUs.
 
     Raises:
         TemplateError: a needed field is missing or wrong, or it is ambiguous
             which container trains.
     """
-    pod = pod_spec(spec)
-    containers = _required(pod, "containers", POD_PATH)
+    return container_in(pod_templates(spec)[0], spec.workload.container)
+
+
+def container_in(template: PodTemplate, wanted: str | None) -> TrainingContainer:
+    """Return the container of a pod that trains.
+
+    Args:
+        wanted: its name; None: the one that asks for GPUs.
+
+    Raises:
+        TemplateError: as `training_container`.
+    """
+    pod = template.template["spec"]
+    path = template.pod_path
+    containers = _required(pod, "containers", path)
     if not isinstance(containers, list) or not containers:
-        raise TemplateError(f"{POD_PATH}.containers", NO_CONTAINERS)
+        raise TemplateError(f"{path}.containers", NO_CONTAINERS)
     names = []
     for index, raw in enumerate(containers):
-        here = f"{POD_PATH}.containers[{index}]"
+        here = template.container_path(index)
         name = _required(_mapping(raw, here), "name", here)
         if not isinstance(name, str):
             raise TemplateError(f"{here}.name", f"must be a string, not {name!r}")
         names.append(name)
-    index = _select(spec.workload.container, containers, names)
-    container, here = containers[index], f"{POD_PATH}.containers[{index}]"
+    index = _select(wanted, containers, names, template)
+    container, here = containers[index], template.container_path(index)
     grace = pod.get("terminationGracePeriodSeconds", 30)
     if isinstance(grace, bool) or not isinstance(grace, int) or grace < 0:
         raise TemplateError(
-            f"{POD_PATH}.terminationGracePeriodSeconds", "must be a whole number of seconds"
+            f"{path}.terminationGracePeriodSeconds", "must be a whole number of seconds"
         )
     working_dir = container.get("workingDir")
     if working_dir is not None and not isinstance(working_dir, str):
@@ -236,10 +232,34 @@ def training_container(spec: ZeusJobSpec) -> TrainingContainer:
         env_from=bool(container.get("envFrom")),
         working_dir=working_dir,
         termination_grace_period_seconds=grace,
+        own_path=here,
     )
 
 
-def _select(wanted: str | None, containers: list[Mapping[str, Any]], names: list[str]) -> int:
+def container_beside(template: PodTemplate, name: str) -> TrainingContainer | None:
+    """Return the container that trains in a pod besides that of rank 0; None: none can be told.
+
+    Args:
+        name: of the one that trains with rank 0.
+
+    Raises:
+        TemplateError: a needed field is missing or wrong.
+    """
+    containers = template.template["spec"].get("containers")
+    if not isinstance(containers, list):
+        return container_in(template, None)
+    names = [each.get("name") for each in containers if isinstance(each, Mapping)]
+    if name in names:
+        return container_in(template, name)
+    return container_in(template, None) if len(names) == 1 else None
+
+
+def _select(
+    wanted: str | None,
+    containers: list[Mapping[str, Any]],
+    names: list[str],
+    template: PodTemplate,
+) -> int:
     listed = ", ".join(names)
     if wanted is not None:
         if wanted not in names:
@@ -250,7 +270,7 @@ def _select(wanted: str | None, containers: list[Mapping[str, Any]], names: list
     asking = [
         index
         for index, container in enumerate(containers)
-        if _gpu_count(container, f"{POD_PATH}.containers[{index}]") > 0
+        if _gpu_count(container, template.container_path(index)) > 0
     ]
     if len(asking) != 1:
         who = "none" if not asking else "more than one"

@@ -8,74 +8,18 @@ wherever a mistake is found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from zeus_operator import names
-from zeus_operator.api.template import POD_PATH, SPEC_PATH
+from zeus_operator.workloads.base import JOB, POD, RETRY, FieldRule
+from zeus_operator.workloads.registry import JOB as JOB_KIND
 from zeus_runtime import protocol
 
-JOB = "job"
-POD = "pod"
-_PATHS = {JOB: SPEC_PATH, POD: POD_PATH}
+__all__ = ["FIELD_RULES", "JOB", "POD", "FieldRule"]
 
-_RETRY = "retries are the operator's: set spec.retry.maxAttempts instead"
-_ONE_POD = "a run of kind Job is one pod"
-
-
-@dataclass(frozen=True)
-class FieldRule:
-    """A field of the template that has to be absent, or to have one of a few values.
-
-    Args:
-        parent: `JOB` or `POD`: the child's spec, or its pod's.
-        allowed: values it may have; null and an absent field always pass.
-        words: what the user is told.
-    """
-
-    parent: str
-    field: str
-    allowed: tuple[int | str | bool, ...]
-    words: str
-
-    @property
-    def path(self) -> str:
-        """Return the path of the field in the ZeusJob."""
-        return f"{_PATHS[self.parent]}.{self.field}"
-
-    def allows(self, value: Any) -> bool:
-        """Return whether the field may have `value`."""
-        return value is None or any(
-            value == each and isinstance(value, bool) == isinstance(each, bool)
-            for each in self.allowed
-        )
-
-
-FIELD_RULES = (
-    FieldRule(JOB, "backoffLimit", (0,), f"must be 0 or left out: {_RETRY}"),
-    FieldRule(JOB, "parallelism", (1,), f"must be 1 or left out: {_ONE_POD}"),
-    FieldRule(JOB, "completions", (1,), f"must be 1 or left out: {_ONE_POD}"),
-    FieldRule(JOB, "backoffLimitPerIndex", (0,), f"must be left out: {_RETRY}"),
-    FieldRule(JOB, "selector", (), "must be left out: Kubernetes chooses it for each run"),
-    FieldRule(
-        JOB, "manualSelector", (False,), "must be left out: Kubernetes chooses it for each run"
-    ),
-    FieldRule(
-        JOB,
-        "podReplacementPolicy",
-        ("Failed",),
-        "must be Failed or left out: two pods of one run must never train at the same time",
-    ),
-    FieldRule(
-        POD,
-        "restartPolicy",
-        ("Never",),
-        f"must be Never or left out: one attempt is one execution, {_RETRY}",
-    ),
-)
+FIELD_RULES = JOB_KIND.rules
+"""Those of a Job; the other kinds' are with their adapters."""
 
 # Sentences with values in them: `str.format` fills them here, CEL in the API server.
-MAX_RESTARTS = "{word}: must be 0 or left out: " + _RETRY
+MAX_RESTARTS = "{word}: must be 0 or left out: " + RETRY
 NAME_TAKEN = (
     "{name}: names that begin with " + protocol.ENV_PREFIX + " are the operator's; choose another"
 )

@@ -235,10 +235,21 @@ class WorkloadTemplate(ApiModel):
 class Workload(ApiModel):
     """What a run executes."""
 
-    api_version: Literal["batch/v1"] = Field(
-        default="batch/v1", description="API version of the child workload."
+    api_version: Literal[
+        "batch/v1",
+        "jobset.x-k8s.io/v1alpha2",
+        "kubeflow.org/v1",
+        "trainer.kubeflow.org/v1alpha1",
+    ] = Field(
+        default="batch/v1", description="API version of the child workload: that of its kind."
     )
-    kind: Literal["Job"] = Field(default="Job", description="Kind of the child workload.")
+    kind: Literal["Job", "JobSet", "PyTorchJob", "TrainJob"] = Field(
+        default="Job",
+        description=(
+            "Kind of the child workload. Which kinds are allowed is up to who runs the operator; "
+            "Job always is unless they say else. It can't be changed."
+        ),
+    )
     container: str | None = Field(
         default=None,
         min_length=1,
@@ -246,7 +257,7 @@ class Workload(ApiModel):
         pattern=DNS_LABEL_PATTERN,
         description=(
             "Name of the container that trains. Needed only where it is not the one container "
-            "that asks for GPUs."
+            "that asks for GPUs. A TrainJob's is always called node."
         ),
     )
     inject_runtime: StrictBool = Field(

@@ -10,6 +10,8 @@ import click
 
 from zeus_operator import names
 from zeus_operator.api.requests import MAX_RUNS, RequestError, RunRequest, parse_token
+from zeus_operator.api.status import RunKind
+from zeus_operator.api.types import Mode
 from zeus_operator.cli.cluster_history import explain, history, report
 from zeus_operator.cli.cluster_target import Target, cluster_options
 from zeus_operator.cli.context import print_json, print_lines
@@ -17,6 +19,7 @@ from zeus_operator.cli.failures import CommandError, ExitCode, WrongInput
 from zeus_operator.kube import Conflict, Object
 from zeus_operator.records import RecurrenceKind
 from zeus_operator.report import units
+from zeus_operator.status.text import count
 
 _TRIES = 5
 _KEPT = 20
@@ -139,12 +142,15 @@ def _lines(item: Object) -> Sequence[str]:
     status = item.get("status") or {}
     metadata = item["metadata"]
     lines = [f"{metadata['namespace']}/{metadata['name']}"]
+    if "mode" in status:
+        lines.append(f"  {'mode':<20} {_mode(item, status['mode'])}")
     for condition in status.get("conditions") or ():
         word = f"{condition['type']}: {condition['status']}"
         lines.append(f"  {word:<20} {condition['reason']}: {condition['message']}")
     if status.get("nextScheduleTime"):
         lines.append(f"  next run             {status['nextScheduleTime']}")
     lines += [f"  active               {_active(each)}" for each in status.get("active") or ()]
+    lines += [f"  last run             {_ended(each)}" for each in (status.get("runs") or ())[:1]]
     for part in ("best", "savings", "recommendation"):
         sentence = (status.get(part) or {}).get("sentence")
         if sentence:
@@ -154,10 +160,31 @@ def _lines(item: Object) -> Sequence[str]:
     return lines
 
 
+def _mode(item: Object, mode: str) -> str:
+    """Return the mode that holds, and whether more is asked for."""
+    asked = (item.get("spec") or {}).get("mode", Mode.OPTIMIZE.value)
+    is_seen = item["status"].get("observedGeneration") == item["metadata"].get("generation")
+    if asked == mode or not is_seen:
+        return mode
+    return f"{mode}; spec.mode is {asked}, and the operator allows no more here"
+
+
+def _label(run: dict[str, Any]) -> str:
+    """Return by which number `history` and `explain` have a recurrence, such as `default 2`."""
+    kind = "default" if run.get("kind") == RunKind.CONTROL else "recurrence"
+    return f"{kind} {run['number']}" if "number" in run else kind
+
+
+def _ended(run: dict[str, Any]) -> str:
+    """Return how a recurrence has ended."""
+    size = f", batch size {run['batchSize']}" if "batchSize" in run else ""
+    return f"{_label(run)}, {count(run['attempts'], 'attempt')}{size}: {run['outcome']}"
+
+
 def _active(active: dict[str, Any]) -> str:
     """Return how far a run is, as far as its agent has told."""
     parts = [
-        f"attempt {active['attempt']} of {active['maxAttempts']}: "
+        f"{_label(active)}, attempt {active['attempt']} of {active['maxAttempts']}: "
         f"batch size {active.get('batchSize', '?')}",
         active["state"],
     ]

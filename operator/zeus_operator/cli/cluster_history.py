@@ -87,6 +87,12 @@ def _source(target: Target, name: str) -> HistoryInCluster:
         CommandError: there is none that can be read; the text says what to do.
     """
     zeusjob = target.get(name)
+    if (zeusjob.get("status") or {}).get("historyKibibytes") == 0:
+        raise _failed(
+            "the operator is set to write no histories (operator.settings.historyKibibytes of the "
+            "chart is 0): this one is in its database alone. Runs and savings are in the status of "
+            "the ZeusJob"
+        )
     config_map_name = config_map.name_of(name)
     where = f"the ConfigMap {target.namespace}/{config_map_name}"
     try:

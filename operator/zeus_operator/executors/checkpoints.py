@@ -60,6 +60,7 @@ class ClusterCheckpoint(enum.StrEnum):
     BEFORE_DECIDE_ATTEMPT = "before-decide-attempt"
     AFTER_DECIDE_ATTEMPT = "after-decide-attempt"
     BEFORE_CREATE_CHILD = "before-create-child"
+    AFTER_CREATE_COMPANION = "after-create-companion"
     AFTER_CREATE_CHILD = "after-create-child"
     BEFORE_RECORD_CHILD = "before-record-child"
     AFTER_RECORD_CHILD = "after-record-child"

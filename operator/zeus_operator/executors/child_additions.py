@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from zeus_operator.api.template import POD_PATH, TemplateError, TrainingContainer
-from zeus_operator.executors.child_fields import entries, list_in
+from zeus_operator.workloads.fields import entries, list_in
 from zeus_runtime.protocol import AGENT_AUDIENCE
 
 TOKEN_VOLUME = "zeus-agent-token"  # noqa: S105 -- a name
@@ -28,7 +28,9 @@ RUNTIME_USER = 65532
 """Any but root; the files are for everybody to read."""
 
 
-def add_agent_token(pod: dict[str, Any], training: dict[str, Any], path: str) -> None:
+def add_agent_token(
+    pod: dict[str, Any], training: dict[str, Any], path: str, pod_path: str = POD_PATH
+) -> None:
     """Mount a token for the agent into the `training` container, which is at `path`.
 
     Raises:
@@ -41,12 +43,16 @@ def add_agent_token(pod: dict[str, Any], training: dict[str, Any], path: str) ->
             "path": TOKEN_FILE,
         }
     }
-    _add_volume(pod, {"name": TOKEN_VOLUME, "projected": {"sources": [source]}})
+    _add_volume(pod, {"name": TOKEN_VOLUME, "projected": {"sources": [source]}}, pod_path)
     _add_mount(training, path, TOKEN_VOLUME, TOKEN_MOUNT)
 
 
 def add_runtime(
-    pod: dict[str, Any], training: dict[str, Any], container: TrainingContainer, image: str
+    pod: dict[str, Any],
+    training: dict[str, Any],
+    container: TrainingContainer,
+    image: str,
+    pod_path: str = POD_PATH,
 ) -> None:
     """Put the runtime of `image` into the `training` container and a launcher before its command.
 
@@ -60,13 +66,13 @@ def add_runtime(
             'and what the image would start is not known here; for instance ["python", "train.py"]',
         )
     for key in ("initContainers", "containers", "ephemeralContainers"):
-        for here, other in entries(pod, key, POD_PATH):
+        for here, other in entries(pod, key, pod_path):
             if other.get("name") == RUNTIME_NAME:
                 raise TemplateError(f"{here}.name", _taken(RUNTIME_NAME))
-    _add_volume(pod, {"name": RUNTIME_NAME, "emptyDir": {"sizeLimit": "64Mi"}})
+    _add_volume(pod, {"name": RUNTIME_NAME, "emptyDir": {"sizeLimit": "64Mi"}}, pod_path)
     _add_mount(training, container.path, RUNTIME_NAME, RUNTIME_MOUNT)
     training["command"] = [LAUNCHER, *training["command"]]
-    list_in(pod, "initContainers", POD_PATH).insert(0, _runtime_container(image))
+    list_in(pod, "initContainers", pod_path).insert(0, _runtime_container(image))
 
 
 def _runtime_container(image: str) -> dict[str, Any]:
@@ -89,11 +95,11 @@ def _runtime_container(image: str) -> dict[str, Any]:
     }
 
 
-def _add_volume(pod: dict[str, Any], volume: dict[str, Any]) -> None:
-    for here, other in entries(pod, "volumes", POD_PATH):
+def _add_volume(pod: dict[str, Any], volume: dict[str, Any], pod_path: str) -> None:
+    for here, other in entries(pod, "volumes", pod_path):
         if other.get("name") == volume["name"]:
             raise TemplateError(f"{here}.name", _taken(volume["name"]))
-    list_in(pod, "volumes", POD_PATH).append(volume)
+    list_in(pod, "volumes", pod_path).append(volume)
 
 
 def _add_mount(training: dict[str, Any], path: str, volume: str, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Attempts as Kubernetes Jobs: created once, adopted after a crash, watched, stopped, pruned.
+"""Attempts as workloads: created once, adopted after a crash, watched, stopped, pruned.
 
 The name of a child is a function of its attempt, and the attempt is stored before the child is
 created.  So a child is made by POST alone: where the name is taken, it is ours from before a
@@ -14,19 +14,30 @@ from datetime import datetime
 from typing import Any
 
 from zeus_operator import names
+from zeus_operator.api.problems import TemplateError
 from zeus_operator.api.template import training_container
 from zeus_operator.api.types import ZeusJobSpec
-from zeus_operator.executors.base import ChildCollision
+from zeus_operator.executors.absent import shows_a_new_end, with_absent
+from zeus_operator.executors.base import ChildCollision, ResultNotYet
 from zeus_operator.executors.checkpoints import (
     ClusterCheckpoint,
     ClusterCheckpointHook,
     no_cluster_checkpoint,
 )
-from zeus_operator.executors.child import ChildSettings, build_child, dry_run_child, owned_by
-from zeus_operator.executors.pod_fields import GONE_MARK, controller_uid, spec_of, uid_of
-from zeus_operator.executors.pods import ChildPhase, ChildView, child_view, finished_times
-from zeus_operator.executors.pruning import FinishedChild, surplus
-from zeus_operator.kube import AlreadyExists, KubeClient, NotFound, path_of
+from zeus_operator.executors.child import (
+    ChildSettings,
+    Manifests,
+    build_manifests,
+    dry_run_manifests,
+    owned_by,
+)
+from zeus_operator.executors.companions import ChildNotGone, Companions
+from zeus_operator.executors.pod_fields import GONE_MARK, spec_of, uid_of
+from zeus_operator.executors.pods import ChildView, child_view, own_pods
+from zeus_operator.executors.pruning import FinishedChild, closed_children, surplus
+from zeus_operator.executors.rank_ends import result_in
+from zeus_operator.executors.ranks import beside, best_partial
+from zeus_operator.kube import AlreadyExists, KubeClient, NotFound, Refused, path_of
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
@@ -34,17 +45,18 @@ from zeus_operator.records import (
     JobFacts,
     JobRecord,
 )
+from zeus_operator.workloads.base import RANK_ZERO, WorkloadKind
+from zeus_operator.workloads.labels import mark_of
+from zeus_operator.workloads.registry import KINDS, kind_of_spec
+from zeus_operator.workloads.served import Refusal, ServedKinds
 from zeus_operator.world import Key, World
-from zeus_runtime.protocol import Decision, Outcome, Result
+from zeus_runtime.protocol import Decision, ProtocolError, Result
+
+__all__ = ["ChildNotGone", "KubernetesExecutor"]
 
 Object = dict[str, Any]
 
-_JOBS = ("batch/v1", "jobs")
 _PODS = ("v1", "pods")
-
-
-class ChildNotGone(Exception):  # noqa: N818 - a state of the world, no fault of the caller
-    """The child of an earlier execution is still being deleted: try again a little later."""
 
 
 ResultOf = Callable[[str, str], Result | None]
@@ -61,6 +73,7 @@ class KubernetesExecutor:
         clock: gives the time, aware.
         result_of: asked for the result of a pod that has ended and shows none.
         checkpoint: called between two effects.
+        kinds: of children that are served; None: Jobs alone.
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class KubernetesExecutor:
         clock: Callable[[], datetime],
         result_of: ResultOf,
         checkpoint: ClusterCheckpointHook = no_cluster_checkpoint,
+        kinds: ServedKinds | None = None,
     ) -> None:
         self._client = client
         self._world = world
@@ -78,6 +92,12 @@ class KubernetesExecutor:
         self._clock = clock
         self._checkpoint = checkpoint
         self._result_of = result_of
+        self._kinds = kinds or ServedKinds()
+        self._companions = Companions(client)
+
+    def unserved(self, job: JobRecord) -> Refusal | None:
+        """Return why children of the kind that `job` wants are not served; None: they are."""
+        return self._kinds.refusal(kind_of_spec(job.spec).kind)
 
     def dry_run(self, job: JobRecord) -> None:
         """Let the API server check the child that `job` would get.
@@ -86,8 +106,15 @@ class KubernetesExecutor:
             Refused: with the server's words.
             TemplateError: the operator can't make a child of the template.
         """
-        path = path_of(*_JOBS, namespace=job.namespace)
-        self._client.create(path, dry_run_child(job, self._settings()), dry_run=True)
+        kind = kind_of_spec(job.spec)
+        manifests = dry_run_manifests(job, self._settings(), self._source(job))
+        if manifests.companion is not None:
+            self._companions.dry_run(job.namespace, manifests.companion)
+            # That was not made: the child is tried with what it is a copy of.
+            template = job.spec["workload"]["template"]["spec"]
+            spec = kind.without_companion(manifests.child["spec"], template)
+            manifests = Manifests({**manifests.child, "spec": spec})
+        self._client.create(_children(kind, job.namespace), manifests.child, dry_run=True)
 
     def start(self, job: JobRecord, attempt: AttemptRecord, decision: Decision) -> str:
         """Create the child of `attempt`, or adopt the one that is there, and return its UID.
@@ -98,15 +125,61 @@ class KubernetesExecutor:
             Refused: the API server does not take it.
             TemplateError: the operator can't make a child of the template.
         """
-        manifest = build_child(job, attempt, decision, self._settings())
-        self._checkpoint(ClusterCheckpoint.BEFORE_CREATE_CHILD)
+        kind = kind_of_spec(job.spec)
         try:
-            child = self._client.create(path_of(*_JOBS, namespace=job.namespace), manifest)
-        except AlreadyExists:
-            child = self._adopted(job, attempt)
+            manifests = build_manifests(job, attempt, decision, self._settings(), self._source(job))
+        except (TemplateError, ProtocolError, Refused, NotFound):
+            child = self._left(job, attempt)
+            if child is None:
+                raise
+            return self._noted(job, child)
+        self._checkpoint(ClusterCheckpoint.BEFORE_CREATE_CHILD)
+        known, companion = None, None
+        if manifests.companion is not None:
+            known = self._get(kind, job.namespace, attempt.child_name)
+            companion = self._companions.ensure(
+                job, manifests.companion, is_in_use=known is not None
+            )
+            self._checkpoint(ClusterCheckpoint.AFTER_CREATE_COMPANION)
+        try:
+            # What was looked for and found is never made: its companion was chosen to be that.
+            make = None if known else manifests.child
+            child = self._made_or_adopted(job, attempt, make)
+        except (Refused, ChildCollision):
+            if companion is not None:
+                self._companions.drop(companion, job)
+            raise
         self._checkpoint(ClusterCheckpoint.AFTER_CREATE_CHILD)
+        if companion is not None:
+            self._companions.hand_over(companion, child, kind)
+        return self._noted(job, child)
+
+    def _left(self, job: JobRecord, attempt: AttemptRecord) -> Object | None:
+        """Return the child that an operator made which refused less; None: there is none.
+
+        It died before it could store so.  Nobody else would know of that child.
+        """
+        kind = kind_of_spec(job.spec)
+        child = self._get(kind, job.namespace, attempt.child_name)
+        if child is None or not owned_by(child, job.uid, attempt):
+            return None
+        child = self._adopted(job, attempt)
+        self._companions.hand_over_left(job, child, kind)
+        return child
+
+    def _noted(self, job: JobRecord, child: Object) -> str:
         self._world.note_child(Key(job.namespace, job.name), child)
         return str(child["metadata"]["uid"])
+
+    def _source(self, job: JobRecord) -> Object | None:
+        """Return what the child is made from besides the ZeusJob.
+
+        Raises:
+            Refused, NotFound: it can't be read, with the server's words.
+        """
+        spec = job.spec["workload"]["template"]["spec"]
+        source = kind_of_spec(job.spec).source(spec, job.namespace)
+        return None if source is None else self._companions.read(source)
 
     def observe(self, job: JobRecord, attempt: AttemptRecord) -> ChildView:
         """Return how the child of `attempt` stands, with all executions that are not stored yet.
@@ -125,20 +198,21 @@ class KubernetesExecutor:
             key, attempt.recurrence_id, attempt.number
         )
         now = self._clock()
-        container = _container(job)
-        view = child_view(child, pods, container, now)
-        if child is not None and _shows_a_new_end(view, attempt):
+        container, kind = _container(job), kind_of_spec(job.spec)
+        view = child_view(child, pods, container, now, kind=kind)
+        if child is not None and shows_a_new_end(view, attempt):
             # The watches of Jobs and pods are two: why a pod has ended may not be shown yet.
             child = self._live(job, attempt)
-            view = child_view(child, pods, container, now)
+            view = child_view(child, pods, container, now, kind=kind)
         if child is None or view.is_finished:
             pods = self._all_pods(job, attempt, pods)
-            view = child_view(child, pods, container, now)
-        executions = _with_absent(view, attempt, pods, now)
-        reported = self._reported(executions, attempt, pods)
+            view = child_view(child, pods, container, now, kind=kind)
+        executions = with_absent(view, attempt, pods, now, kind)
+        others = [p for p in own_pods(child, pods, kind, now) if kind.place_of(p) != RANK_ZERO]
+        reported = self._reported(executions, attempt, pods, others, kind)
         if reported:
-            view = child_view(child, pods, container, now, reported)
-            executions = _with_absent(view, attempt, pods, now, reported)
+            view = child_view(child, pods, container, now, reported, kind)
+            executions = with_absent(view, attempt, pods, now, kind, reported)
         return replace(view, executions=executions)
 
     def _reported(
@@ -146,12 +220,20 @@ class KubernetesExecutor:
         executions: Sequence[ExecutionRecord],
         attempt: AttemptRecord,
         pods: Sequence[Mapping[str, Any]],
+        others: Sequence[Mapping[str, Any]],
+        kind: WorkloadKind,
     ) -> dict[str, Result]:
         """Return what others know of the pods that have just ended and show no result.
 
-        A pod that never had a node has told nobody; only of one that is not at hand the node is
-        not known.
+        Where nobody knows the result of rank 0, what is known of `others`, the pods of the other
+        ranks, counts as a partial one.  A pod that never had a node has told nobody; only of one
+        that is not at hand the node is not known.
+
+        Raises:
+            ResultNotYet: of some of them it can't be known yet.  All have been asked, so that what
+                is waited for is waited for at the same time.
         """
+        waits: list[ResultNotYet] = []
         stored = {each.uid for each in attempt.executions if each.ended_at is not None}
         nodes = {uid_of(pod): str(spec_of(pod).get("nodeName") or "") for pod in pods}
         known = {each.uid for each in attempt.executions}
@@ -160,13 +242,31 @@ class KubernetesExecutor:
             has_run = bool(nodes[each.uid]) if each.uid in nodes else each.uid in known
             if not has_run or each.ended_at is None or each.uid in stored or each.result:
                 continue
-            if (result := self._result_of(each.uid, nodes.get(each.uid, ""))) is not None:
+            result = self._asked(each.uid, nodes.get(each.uid, ""), waits)
+            if result is None:
+                ranks = [pod for pod in beside(each, others, kind) if kind.trains(pod)]
+                result = best_partial(
+                    (kind.place_of(pod), result_in(pod) or self._asked(uid_of(pod), node, waits))
+                    for pod in ranks
+                    if (node := nodes[uid_of(pod)])
+                )
+            if result is not None:
                 found[each.uid] = result
+        if waits:
+            raise waits[0]
         return found
+
+    def _asked(self, pod_uid: str, node: str, waits: list[ResultNotYet]) -> Result | None:
+        """Return what is known of the result of a pod; where that is to be waited for, note it."""
+        try:
+            return self._result_of(pod_uid, node)
+        except ResultNotYet as error:
+            waits.append(error)
+            return None
 
     def _live(self, job: JobRecord, attempt: AttemptRecord) -> Object | None:
         """Return the child as the API server has it; None: it is gone, from the cache as well."""
-        child = self._get(job.namespace, attempt.child_name)
+        child = self._get(kind_of_spec(job.spec), job.namespace, attempt.child_name)
         if child is None or child["metadata"]["uid"] != attempt.child_uid:
             self._world.forget_child(Key(job.namespace, job.name), attempt.child_uid)
             return None
@@ -175,7 +275,7 @@ class KubernetesExecutor:
     def stop(self, job: JobRecord, attempt: AttemptRecord) -> None:
         """Ask the child to end: its pods get SIGTERM and their grace period."""
         self._checkpoint(ClusterCheckpoint.BEFORE_STOP_CHILD)
-        path = path_of(*_JOBS, namespace=job.namespace, name=attempt.child_name)
+        path = _children(kind_of_spec(job.spec), job.namespace, attempt.child_name)
         # In the foreground: it stays until its pods are gone, so their ends are seen.
         self._client.delete(path, uid=attempt.child_uid, propagation="Foreground")
         self._checkpoint(ClusterCheckpoint.AFTER_STOP_CHILD)
@@ -193,60 +293,51 @@ class KubernetesExecutor:
     def surplus(self, facts: JobFacts) -> tuple[FinishedChild, ...]:
         """Return the finished children beyond the history limits whose results are stored."""
         job = facts.job
-        times = finished_times(self._world.children(Key(job.namespace, job.name)), self._clock())
-        closed = {
-            attempt.child_name: attempt.outcome is Outcome.REACHED
-            for recurrence in facts.recurrences
-            for attempt in recurrence.attempts
-            if attempt.state is AttemptState.ENDED
-        }
-        open_ids = [r.id for r in facts.recurrences if r.ended_at is None]
-        oldest_id = min((each.id for each in facts.recurrences), default=0)
-        found = []
-        for child in self._world.children(Key(job.namespace, job.name)):
-            metadata = child["metadata"]
-            labels = metadata.get("labels") or {}
-            uid, name = metadata["uid"], metadata["name"]
-            if uid not in times or controller_uid(child) != job.uid:
-                continue  # labels can be copied
-            text = labels.get(names.LABEL_RECURRENCE, "")
-            if not text.isdigit():
-                continue  # somebody has changed it: not ours any more
-            recurrence_id = int(text)
-            # Facts hold the newest recurrences only: what is older has long been closed.
-            is_old = recurrence_id < oldest_id and recurrence_id not in open_ids
-            if name in closed or is_old:
-                found.append(FinishedChild(name, uid, times[uid], closed.get(name, False)))
-        spec = job.spec
+        children = self._world.children(Key(job.namespace, job.name))
         return surplus(
-            found,
-            int(spec.get("successfulJobsHistoryLimit", 3)),
-            int(spec.get("failedJobsHistoryLimit", 1)),
+            closed_children(facts, children, self._clock()),
+            int(job.spec.get("successfulJobsHistoryLimit", 3)),
+            int(job.spec.get("failedJobsHistoryLimit", 1)),
         )
 
     def prune(self, namespace: str, child: FinishedChild) -> None:
         """Delete a finished child whose result is stored, with its pods."""
         self._checkpoint(ClusterCheckpoint.BEFORE_PRUNE)
-        self._client.delete(path_of(*_JOBS, namespace=namespace, name=child.name), uid=child.uid)
+        self._client.delete(_children(KINDS[child.kind], namespace, child.name), uid=child.uid)
         self._checkpoint(ClusterCheckpoint.AFTER_PRUNE)
+
+    def _made_or_adopted(
+        self, job: JobRecord, attempt: AttemptRecord, manifest: Object | None
+    ) -> Object:
+        """Return the child that is made of a manifest, or is there; None: it is there."""
+        if manifest is None:
+            return self._adopted(job, attempt)
+        kind = kind_of_spec(job.spec)
+        try:
+            return kind.project(self._client.create(_children(kind, job.namespace), manifest))
+        except AlreadyExists:
+            return self._adopted(job, attempt)
 
     def _adopted(self, job: JobRecord, attempt: AttemptRecord) -> Object:
         """Return the child that has the attempt's name, if it is of its next execution."""
-        child = self._get(job.namespace, attempt.child_name)
+        kind = kind_of_spec(job.spec)
+        child = self._get(kind, job.namespace, attempt.child_name)
         if child is None:
             raise ChildNotGone(f"{attempt.child_name} was there and is gone: try again")
         if not owned_by(child, job.uid, attempt):
             owners = child["metadata"].get("ownerReferences") or ()
             owner = ", ".join(f"{each['kind']} {each['name']}" for each in owners) or "nobody"
             raise ChildCollision(
-                f"Job {job.namespace}/{attempt.child_name} exists and is not ours (it belongs to "
-                f"{owner}): delete or rename it"
+                f"{kind.kind} {job.namespace}/{attempt.child_name} exists and is not ours (it "
+                f"belongs to {owner}): delete or rename it"
             )
         if child["metadata"].get("deletionTimestamp"):
             raise ChildNotGone(f"{attempt.child_name} is being deleted")
         if self._is_stored(job, attempt, child):
-            path = path_of(*_JOBS, namespace=job.namespace, name=attempt.child_name)
-            self._client.delete(path, uid=child["metadata"]["uid"])
+            path = _children(kind, job.namespace, attempt.child_name)
+            # In the foreground: the name is free once all that is named after it is gone.  Else a
+            # JobSet would take the failed Jobs of the one before for its own.
+            self._client.delete(path, uid=child["metadata"]["uid"], propagation="Foreground")
             raise ChildNotGone(f"{attempt.child_name} of the execution before is being deleted")
         return child
 
@@ -254,14 +345,21 @@ class KubernetesExecutor:
         """Whether a child has finished and all that it did is stored already."""
         if not attempt.executions:
             return False
-        pods = self._all_pods(job, attempt, ())
-        view = child_view(child, pods, _container(job), self._clock())
-        stored = {execution.uid for execution in attempt.executions}
-        return view.is_finished and (not pods or {e.uid for e in view.executions} <= stored)
+        kind, now = kind_of_spec(job.spec), self._clock()
+        # Those of a child before have the labels of the same attempt.
+        pods = own_pods(child, self._all_pods(job, attempt, ()), kind, now)
+        view = child_view(child, pods, _container(job), now, kind=kind)
+        if not view.is_finished:
+            return False
+        if any(kind.place_of(pod) == RANK_ZERO for pod in pods):
+            return {e.uid for e in view.executions} <= {e.uid for e in attempt.executions}
+        # Its pods are gone: its mark tells whether it was made for one of the stored executions.
+        return not (kind.marks_executions and mark_of(child) == str(len(attempt.executions)))
 
-    def _get(self, namespace: str, name: str) -> Object | None:
+    def _get(self, kind: WorkloadKind, namespace: str, name: str) -> Object | None:
+        """Return a child as its adapter projects it."""
         try:
-            return self._client.get(path_of(*_JOBS, namespace=namespace, name=name))
+            return kind.project(self._client.get(_children(kind, namespace, name)))
         except NotFound:
             return None
 
@@ -280,55 +378,10 @@ class KubernetesExecutor:
         return (*gone, *live)
 
 
+def _children(kind: WorkloadKind, namespace: str, name: str = "") -> str:
+    """Return the path of the children of a kind, or of one."""
+    return path_of(kind.api_version, kind.plural, namespace, name)
+
+
 def _container(job: JobRecord) -> str:
     return training_container(ZeusJobSpec.model_validate(job.spec)).name
-
-
-def _shows_a_new_end(view: ChildView, attempt: AttemptRecord) -> bool:
-    stored = {each.uid for each in attempt.executions if each.ended_at is not None}
-    return any(each.ended_at is not None and each.uid not in stored for each in view.executions)
-
-
-def _with_absent(
-    view: ChildView,
-    attempt: AttemptRecord,
-    pods: Sequence[Mapping[str, Any]],
-    now: datetime,
-    reported: Mapping[str, Result] | None = None,
-) -> tuple[ExecutionRecord, ...]:
-    """Return the executions of `view`, ended where their pod is gone without a known end."""
-    results = reported or {}
-    gone = {pod["metadata"]["uid"] for pod in pods if pod.get(GONE_MARK)}
-    found = [
-        _ended(each, view, now) if each.uid in gone and each.ended_at is None else each
-        for each in view.executions
-    ]
-    known = {each.uid for each in found}
-    absent = [
-        _ended(replace(each, result=results.get(each.uid, each.result)), view, now)
-        for each in attempt.executions
-        if each.ended_at is None and each.uid not in known
-    ]
-    has_ended = any(
-        each.ended_at is not None and each.outcome is not Outcome.PREEMPTED
-        for each in attempt.executions
-    )
-    if absent or has_ended:  # then the child had a pod: nothing stands in for one that never was
-        found = [each for each in found if each.uid != view.uid]
-    every = (*absent, *found)
-    last = max(every, key=lambda each: each.started_at, default=None)
-    if view.phase is ChildPhase.GONE and (last is None or last.outcome is Outcome.PREEMPTED):
-        # Deleted between two pods: that is no reason to create it again.
-        cancelled = ExecutionRecord(attempt.child_uid, now)
-        every = (*every, _ended(cancelled, view, now))
-    return every
-
-
-def _ended(execution: ExecutionRecord, view: ChildView, now: datetime) -> ExecutionRecord:
-    if view.phase is ChildPhase.GONE:
-        outcome, reason = Outcome.CANCELLED, "its Job was deleted"
-    elif view.is_finished:
-        outcome, reason = Outcome.LOST, "its pod was deleted before anybody saw how it ended"
-    else:
-        outcome, reason = Outcome.PREEMPTED, "its pod was deleted"
-    return replace(execution, ended_at=now, outcome=outcome, reason=reason)

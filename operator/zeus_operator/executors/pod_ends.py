@@ -1,4 +1,4 @@
-"""How an execution ended: what the kubelet, the scheduler and the Job controller say of it.  Pure.
+"""How an execution ended: what the kubelet, the scheduler and controllers say of it.  Pure.
 
 What is found here outweighs the exit code and not the result (`classify`).  An end is stored once
 and for all, so it is told only where it was seen, or where nobody will see it any more.
@@ -18,6 +18,7 @@ from zeus_operator.executors.pod_fields import (
     container_state,
     created_at,
     deletion_asked_at,
+    kind_name,
     memory_limit,
     metadata_of,
     spec_of,
@@ -59,10 +60,10 @@ _COULD_NOT_START = frozenset({"StartError", "ContainerCannotRun"})
 _UNKNOWN_END = "ContainerStatusUnknown"
 _GONE_WITH_ITS_NODE = ("Unknown", 255)
 """What containerd makes up for a container that is gone when it starts, as after a power cut."""
-_DEADLINE = "DeadlineExceeded"
+DEADLINE = "DeadlineExceeded"
 _DEADLINE_WORDS = "it ran longer than activeDeadlineSeconds allows"
 _TAIL_CHARACTERS = 2000
-_WORDS_CHARACTERS = 500
+WORDS_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,16 @@ def execution_of(
     *,
     is_over: bool,
     reported: Result | None = None,
+    kind: str = "Job",
 ) -> ExecutionRecord:
     """Return the execution that a pod is.
 
     Args:
+        job: the child, in the shape of a Job; None: it is gone.
         container: name of the container that trains; its end is the execution's.
-        is_over: the Job has finished or is gone: what has not ended is taken to have.
+        is_over: the child has finished or is gone: what has not ended is taken to have.
         reported: its result as an agent knows it, in place of one that the pod does not show.
+        kind: of the child.
     """
     state = container_state(pod, container)
     terminated: Object = state.get("terminated") or {}
@@ -116,7 +120,7 @@ def execution_of(
         code = None  # the kubelet or the container runtime made it up
     elif not terminated and phase == "Succeeded":
         code = 0
-    outcome, reason = _judged(pod, job, container, terminated, code, result)
+    outcome, reason = _judged(pod, job, container, terminated, code, result, kind)
     disturbance = disturbance_of(pod)
     ended = (
         time_of(terminated.get("finishedAt"))
@@ -132,30 +136,30 @@ def execution_of(
         outcome=outcome,
         result=result,
         output_tail="" if written is not None else message[-_TAIL_CHARACTERS:],
-        reason=reason[:_WORDS_CHARACTERS],
+        reason=reason[:WORDS_CHARACTERS],
     )
 
 
 def execution_without_pod(job: Object, now: datetime) -> ExecutionRecord:
-    """Return what stands for the executions of a Job that has finished and shows no pod.
+    """Return what stands for the executions of a child that has finished and shows no pod.
 
-    Its UID is the Job's.
+    Its UID is the child's.
     """
     failed = condition(job, "Failed")
     found = failed or condition(job, "Complete")
     started = time_of(status_of(job).get("startTime")) or created_at(job, now)
     ended = time_of(found.get("lastTransitionTime")) or now
     said = str(found.get("message") or found.get("reason") or "")
-    if failed.get("reason") == _DEADLINE:
+    if failed.get("reason") == DEADLINE:
         outcome, reason = Outcome.CRASHED, _DEADLINE_WORDS
     else:
-        outcome, reason = Outcome.LOST, "its Job has ended and its pod is gone"
+        outcome, reason = Outcome.LOST, f"its {kind_name(job)} has ended and its pod is gone"
     return ExecutionRecord(
         uid_of(job),
         started,
         ended_at=max(started, ended),
         outcome=outcome,
-        reason=(f"{reason} ({said})" if said else reason)[:_WORDS_CHARACTERS],
+        reason=(f"{reason} ({said})" if said else reason)[:WORDS_CHARACTERS],
     )
 
 
@@ -181,7 +185,7 @@ def disturbance_of(pod: Object) -> Disturbance | None:
     else:
         return None
     at = time_of(found.get("lastTransitionTime"))
-    return Disturbance(word, (f"{words}: {said}" if said else words)[:_WORDS_CHARACTERS], at)
+    return Disturbance(word, (f"{words}: {said}" if said else words)[:WORDS_CHARACTERS], at)
 
 
 def _is_gone_with_its_node(pod: Object) -> bool:
@@ -206,15 +210,16 @@ def _judged(
     terminated: Object,
     code: object,
     result: Result | None,
+    kind: str,
 ) -> tuple[Outcome | None, str]:
     """Return what the cluster knows of an end, better than the result does; None: nothing."""
-    claim = _claim(result)
+    claim = claim_of(result)
     if code == 0 and claim is not None:
         return None, ""
     if not terminated and job is None:
-        return Outcome.CANCELLED, "its Job was deleted"
+        return Outcome.CANCELLED, f"its {kind} was deleted"
     finished = time_of(terminated.get("finishedAt"))
-    outside = _from_outside(pod, job, finished)
+    outside = _from_outside(pod, job, finished, kind)
     if outside is not None:
         return outside
     if terminated.get("reason") == "OOMKilled":
@@ -228,30 +233,30 @@ def _judged(
     if terminated.get("reason") == _UNKNOWN_END:
         return Outcome.LOST, "the kubelet lost its container"
     if not terminated and code is None:
-        return _unseen(pod)
+        return _unseen(pod, kind)
     return None, ""
 
 
 def _from_outside(
-    pod: Object, job: Object | None, finished: datetime | None
+    pod: Object, job: Object | None, finished: datetime | None, kind: str
 ) -> tuple[Outcome, str] | None:
     """Return the end that somebody else made, if that came before the container's own."""
     disturbance = disturbance_of(pod)
     if disturbance is not None and _came_first(disturbance.at, finished):
         return Outcome.PREEMPTED, disturbance.words
-    if status_of(pod).get("reason") == _DEADLINE:
+    if status_of(pod).get("reason") == DEADLINE:
         return Outcome.CRASHED, _DEADLINE_WORDS
     asked = deletion_asked_at(pod)
     if not (pod.get(GONE_MARK) or asked) or not _came_first(asked, finished):
         return None
     if pod.get(GONE_MARK) and not asked and finished:
         return None  # it had ended when it was last seen
-    if any(condition(job, kind).get("reason") == _DEADLINE for kind in ("Failed", "FailureTarget")):
+    if any(condition(job, kind).get("reason") == DEADLINE for kind in ("Failed", "FailureTarget")):
         return Outcome.CRASHED, _DEADLINE_WORDS
     if job is None or metadata_of(job).get("deletionTimestamp"):
-        return Outcome.PREEMPTED, "its Job was deleted"
+        return Outcome.PREEMPTED, f"its {kind} was deleted"
     if spec_of(job).get("suspend"):
-        return Outcome.PREEMPTED, "its Job was suspended"
+        return Outcome.PREEMPTED, f"its {kind} was suspended"
     return Outcome.PREEMPTED, "its pod was deleted"
 
 
@@ -260,7 +265,7 @@ def _came_first(cause: datetime | None, end: datetime | None) -> bool:
     return cause is None or end is None or cause <= end
 
 
-def _unseen(pod: Object) -> tuple[Outcome, str]:
+def _unseen(pod: Object, kind: str) -> tuple[Outcome, str]:
     """Judge a pod that is over and does not say how its container ended."""
     status = status_of(pod)
     for each in status.get("initContainerStatuses") or ():
@@ -274,10 +279,10 @@ def _unseen(pod: Object) -> tuple[Outcome, str]:
     said = str(status.get("message") or status.get("reason") or "")
     if status.get("phase") == "Failed" and said:
         return Outcome.CRASHED, f"its container never started: {said}"
-    return Outcome.LOST, "its Job ended, and nobody saw how its container did"
+    return Outcome.LOST, f"its {kind} ended, and nobody saw how its container did"
 
 
-def _claim(result: Result | None) -> Outcome | None:
+def claim_of(result: Result | None) -> Outcome | None:
     """Return the end that a result claims."""
     if result is None:
         return None

@@ -1,4 +1,4 @@
-"""Reading Jobs and pods as the API server shows them, and what a watch keeps of them.  Pure.
+"""Reading children and pods as the API server shows them, and what a watch keeps of them.  Pure.
 
 Missing fields never raise: objects come from servers of any version, and from pods that never
 started.
@@ -36,6 +36,11 @@ def status_of(owner: Object) -> Object:
 def uid_of(owner: Object) -> str:
     """Return the UID; "": there is none."""
     return str(metadata_of(owner).get("uid") or "")
+
+
+def kind_name(child: Object | None) -> str:
+    """Return the kind of a child; one that does not say it is a Job."""
+    return str((child or {}).get("kind") or "Job")
 
 
 def condition(owner: Object | None, kind: str, status: str = "True") -> Object:
@@ -114,7 +119,6 @@ def project_job(raw: Object) -> dict[str, Any]:
             "labels",
             "creationTimestamp",
             "deletionTimestamp",
-            "resourceVersion",
             "ownerReferences",
         ),
         "spec": _only(spec_of(raw), "suspend"),
@@ -126,6 +130,29 @@ def project_job(raw: Object) -> dict[str, Any]:
             ],
         },
     }
+
+
+def project_other(
+    raw: Object, kind: str, conditions: Mapping[str, str], *, suspend: object
+) -> dict[str, Any]:
+    """Return of a child of another kind what is read here, in the shape of a Job.
+
+    Args:
+        conditions: what a Job would call those of this kind that tell of an end.
+        suspend: whether somebody holds it back.
+    """
+    status = status_of(raw)
+    renamed = [
+        {**each, "type": conditions[each["type"]]}
+        for each in status.get("conditions") or ()
+        if each.get("type") in conditions
+    ]
+    like_a_job = {
+        "metadata": metadata_of(raw),
+        "spec": {"suspend": suspend},
+        "status": {"startTime": status.get("startTime"), "conditions": renamed},
+    }
+    return {"kind": kind, **project_job(like_a_job)}
 
 
 def project_pod(raw: Object) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""How the child of an attempt stands, from its Job and pods as the API server shows them.  Pure.
+"""How the child of an attempt stands, from it and its pods as the API server shows them.  Pure.
 
-A pod is an execution of the attempt; the Job says when the attempt is over.  What the kubelet, the
+A pod of rank 0 is an execution of the attempt; the child says when the attempt is over.  Where a
+run has more pods, `ranks` says what they change about an end.  What the kubelet, the
 scheduler and the Job controller write is read here, in `pod_ends` and `pod_fields`, and nowhere
 else (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/).
 """
@@ -22,8 +23,8 @@ from zeus_operator.executors.pod_fields import (
     Object,
     condition,
     container_state,
-    controller_uid,
     created_at,
+    kind_name,
     metadata_of,
     project_job,
     project_pod,
@@ -32,7 +33,10 @@ from zeus_operator.executors.pod_fields import (
     time_of,
     uid_of,
 )
+from zeus_operator.executors.ranks import told_by_others
 from zeus_operator.records import ExecutionRecord
+from zeus_operator.workloads.base import RANK_ZERO, WorkloadKind
+from zeus_operator.workloads.registry import kind_of_child
 from zeus_runtime.protocol import Result
 
 __all__ = [
@@ -60,7 +64,7 @@ _WAITING = {
     "CrashLoopBackOff": "SidecarCrashing",
 }
 _SILENCE = timedelta(seconds=60)
-"""So long nothing is said of a Job without a pod, or of a pod that outlives its training."""
+"""So long nothing is said of a child without a pod, or of a pod that outlives its training."""
 
 
 class ChildPhase(enum.StrEnum):
@@ -93,9 +97,9 @@ class ChildView:
     """A child and its executions.
 
     Args:
-        uid: of the Job; "": it is gone.
-        executions: one for each pod, in the order of their creation; once the Job has finished or
-            is gone, all have ended.
+        uid: of the child; "": it is gone.
+        executions: one for each pod of rank 0, in the order of their creation; once the child has
+            finished or is gone, all have ended.
         trouble: None: there is none.
         node: of the newest pod that has one.
     """
@@ -108,7 +112,7 @@ class ChildView:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the Job is there and over: no pod of it runs or will run."""
+        """Whether the child is there and over: no pod of rank 0 runs or will run."""
         return self.phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED)
 
 
@@ -118,41 +122,78 @@ def child_view(
     container: str,
     now: datetime,
     reported: Mapping[str, Result] | None = None,
+    kind: WorkloadKind | None = None,
 ) -> ChildView:
     """Return how a child stands.
 
     Args:
-        job: None: there is none any more.
+        job: the child, projected by its adapter; None: there is none any more.
         pods: of this attempt; one that was deleted is as it was last seen, with `gone` in it.
-            Those of an earlier Job of the same name are left out.
+            Those of an earlier child of the same name are left out.
         container: name of the container that trains.
         now: aware; the end of what ended at an unknown time.
         reported: results of pods that show none, by their UID.
+        kind: of the child; None: as it says itself.
     """
+    adapter = kind or kind_of_child(job)
     uid = "" if job is None else uid_of(job)
-    own = [pod for pod in pods if not uid or controller_uid(pod) in ("", uid)]
-    own.sort(key=lambda pod: (created_at(pod, now), uid_of(pod)))
+    every = own_pods(job, pods, adapter, now)
+    own = [pod for pod in every if adapter.place_of(pod) == RANK_ZERO]
+    others = [pod for pod in every if adapter.place_of(pod) != RANK_ZERO]
     phase = _phase(job, own)
     is_over = phase in (ChildPhase.SUCCEEDED, ChildPhase.FAILED, ChildPhase.GONE)
     results = reported or {}
     executions = tuple(
-        execution_of(pod, job, container, now, is_over=is_over, reported=results.get(uid_of(pod)))
+        execution_of(
+            pod,
+            job,
+            container,
+            now,
+            is_over=is_over,
+            reported=results.get(uid_of(pod)),
+            kind=adapter.kind,
+        )
         for pod in own
     )
+    if others:
+        executions = tuple(
+            told_by_others(execution, pod, others, job, container, adapter, own)
+            for execution, pod in zip(executions, own, strict=True)
+        )
     if job is not None and is_over and not executions:
         executions = (execution_without_pod(job, now),)
     shows_trouble = phase in (ChildPhase.PENDING, ChildPhase.RUNNING)
+    trouble = None
+    if job is not None and shows_trouble:
+        latest = _latest_of_each(every, adapter)
+        found = (_trouble(job, [pod], container, now) for pod in latest)
+        trouble = next(filter(None, found), None) if latest else _trouble(job, (), container, now)
     return ChildView(
         uid=uid,
         phase=phase,
         executions=executions,
-        trouble=_trouble(job, own, container, now) if job is not None and shows_trouble else None,
+        trouble=trouble,
         node=next((n for pod in reversed(own) if (n := spec_of(pod).get("nodeName"))), ""),
     )
 
 
+def own_pods(
+    child: Object | None, pods: Sequence[Object], kind: WorkloadKind, now: datetime
+) -> list[Object]:
+    """Return the pods of this very child, in the order of their creation."""
+    has_uid = child is not None and uid_of(child)
+    found = [pod for pod in pods if child is None or not has_uid or kind.owns(child, pod)]
+    return sorted(found, key=lambda pod: (created_at(pod, now), uid_of(pod)))
+
+
+def _latest_of_each(pods: Sequence[Object], kind: WorkloadKind) -> list[Object]:
+    """Return the newest pod of each rank, in the order of ranks."""
+    newest = {kind.place_of(pod): pod for pod in pods}
+    return [newest[place] for place in sorted(newest)]
+
+
 def finished_times(jobs: Iterable[Object], now: datetime) -> dict[str, datetime]:
-    """Return when each finished Job of `jobs` did, by UID."""
+    """Return when each finished child of `jobs` did, by UID."""
     found = {}
     for job in jobs:
         end = condition(job, "Complete") or condition(job, "Failed")
@@ -164,10 +205,9 @@ def finished_times(jobs: Iterable[Object], now: datetime) -> dict[str, datetime]
 def _phase(job: Object | None, pods: Sequence[Object]) -> ChildPhase:
     if job is None:
         return ChildPhase.GONE
-    if condition(job, "Complete"):
-        return ChildPhase.SUCCEEDED
-    if condition(job, "Failed"):
-        return ChildPhase.FAILED
+    end = condition(job, "Complete") or condition(job, "Failed")
+    if end and not _outlives(job, pods):
+        return ChildPhase.SUCCEEDED if end["type"] == "Complete" else ChildPhase.FAILED
     if metadata_of(job).get("deletionTimestamp"):
         return ChildPhase.ENDING
     if spec_of(job).get("suspend"):
@@ -177,6 +217,20 @@ def _phase(job: Object | None, pods: Sequence[Object]) -> ChildPhase:
     return ChildPhase.PENDING
 
 
+def _outlives(child: Object, pods: Sequence[Object]) -> bool:
+    """Whether a pod of rank 0 still ends, though its child says that all is over.
+
+    A Job waits for its pods before it says so.  The others do not: they fail, and then delete what
+    runs.  What rank 0 has to say comes with its end.
+    """
+    if kind_name(child) == "Job":
+        return False
+    return any(
+        status_of(pod).get("phase") in ("Pending", "Running") and not pod.get(GONE_MARK)
+        for pod in pods
+    )
+
+
 def _trouble(job: Object, pods: Sequence[Object], container: str, now: datetime) -> Trouble | None:
     """Return why the newest pod does not get on, or why there is none."""
     if not pods:
@@ -184,7 +238,9 @@ def _trouble(job: Object, pods: Sequence[Object], container: str, now: datetime)
         if now - started < _SILENCE:
             return None
         name = metadata_of(job).get("name", "")
-        return Trouble("NoPod", f"its Job has made no pod: `kubectl describe job {name}` says why")
+        kind = kind_name(job)
+        described = f"`kubectl describe {kind.lower()} {name}` says why"
+        return Trouble("NoPod", f"its {kind} has made no pod: {described}")
     pod = pods[-1]
     disturbance = disturbance_of(pod)
     if disturbance is not None:
@@ -210,7 +266,7 @@ def _waits(pod: Object) -> Iterator[Trouble]:
 
 
 def _outlived(pod: Object, container: str, now: datetime) -> Trouble | None:
-    """Tell of a pod that goes on when its training has ended: its Job never finishes so."""
+    """Tell of a pod that goes on when its training has ended: its child never finishes so."""
     ended = container_state(pod, container).get("terminated") or {}
     finished = time_of(ended.get("finishedAt"))
     if finished is None or now - finished < _SILENCE:

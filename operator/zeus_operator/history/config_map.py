@@ -14,6 +14,8 @@ SUFFIX = "-zeus-history"
 KEY = "history.json.gz"
 """In `binaryData`."""
 MAX_NAME = 253
+EMPTIED = "emptied"
+"""In the place of a digest: the operator is set to write no history."""
 
 Manifest = dict[str, Any]
 
@@ -85,6 +87,21 @@ def patch(
             "annotations": {names.ANNOTATION_HISTORY: made_of},
         },
         "binaryData": {KEY: base64.b64encode(contents).decode("ascii")},
+    }
+
+
+def emptying_patch(resource_version: str) -> Manifest:
+    """Return the merge patch that takes the history out of a ConfigMap of ours.
+
+    Args:
+        resource_version: that was seen.
+    """
+    return {
+        "metadata": {
+            "resourceVersion": resource_version,
+            "annotations": {names.ANNOTATION_HISTORY: EMPTIED},
+        },
+        "binaryData": {KEY: None},
     }
 
 

@@ -36,7 +36,10 @@ from zeus_operator.report.findings import Environment, Findings, last_result
 from zeus_operator.status.text import cut
 from zeus_runtime.protocol import Result
 
-MAX_BYTES = 256 * 1024
+MIN_KIBIBYTES = 16
+"""With less there would be no room for what is always there: the spec and what it all says."""
+MAX_KIBIBYTES = 256
+MAX_BYTES = MAX_KIBIBYTES * 1024
 MAX_TEXT = 4096
 """Bytes of one text: a pod may say anything, and one must not push out the others."""
 MAX_REASON = 512
@@ -80,7 +83,7 @@ def project(
     Args:
         recurrences: the whole history, in any order.
         observations: all, in the order of the store.
-        most_bytes: of the answer; at least some KiB.
+        most_bytes: of the answer; at least `MIN_KIBIBYTES`.
     """
     bounded = _bounded(findings)
     room = most_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,6 +75,28 @@ class HistoryKeeper:
             kept = self._write(key, uid, made_of, made, kept.version)
         self._kept.put(uid, kept)
 
+    def empty(self, key: Key, uid: str) -> None:
+        """Take the history out of the ConfigMap of a ZeusJob, if it has one.
+
+        It is not deleted: the operator has no right to delete ConfigMaps of whatever name.
+
+        Raises:
+            KubeError: it can't be done now.
+            Exception: what `guard` raises.
+        """
+        if self.is_kept(uid, config_map.EMPTIED):
+            return
+        try:
+            found = self._look(key, uid)
+        except (NotOurs, FormerThere):
+            found = _Kept("", "")  # none of ours holds anything
+        if found.version and found.made_of != config_map.EMPTIED:
+            self._guard()
+            body = config_map.emptying_patch(found.version)
+            with contextlib.suppress(NotFound):  # somebody has deleted it since
+                self._patch(key, body)
+        self._kept.put(uid, _Kept(config_map.EMPTIED, ""))
+
     def forget(self, uid: str) -> None:
         """Drop what is known of a ZeusJob that is gone."""
         self._kept.drop(uid)
@@ -101,10 +124,7 @@ class HistoryKeeper:
         if version:
             body = config_map.patch(key.name, uid, version, made, made_of)
             try:
-                answer = self._client.request(
-                    "PATCH", _path(key), body=body, content_type=MERGE_PATCH, accept=_METADATA
-                )
-                return _kept(answer)
+                return _kept(self._patch(key, body))
             except NotFound:
                 # Somebody has deleted it since it was seen.  What has taken its name meanwhile,
                 # if anything has, is safe: nothing is created over it.
@@ -112,6 +132,11 @@ class HistoryKeeper:
         body = config_map.manifest(key.namespace, key.name, uid, made, made_of)
         collection = path_of("v1", "configmaps", key.namespace)
         return _kept(self._client.request("POST", collection, body=body, accept=_METADATA))
+
+    def _patch(self, key: Key, body: Object) -> Object:
+        return self._client.request(
+            "PATCH", _path(key), body=body, content_type=MERGE_PATCH, accept=_METADATA
+        )
 
 
 def _path(key: Key) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from zeus_operator.history import config_map, fitting
+from zeus_operator.history.fitting import MAX_KIBIBYTES
 from zeus_operator.history.keeper import FormerThere, HistoryKeeper, NotOurs
 from zeus_operator.kube import (
     AlreadyExists,
@@ -75,6 +76,7 @@ class HistoryProjector:
         guard: raises if this process may write no more.
         is_busy: whether runs wait for somebody to see to them.
         queue: of the uids of ZeusJobs whose history waits.
+        most_kibibytes: of one history; 0: none is written, and those that are there are emptied.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class HistoryProjector:
         guard: Callable[[], None] = lambda: None,
         is_busy: Callable[[], bool] = lambda: False,
         queue: WorkQueue[str] | None = None,
+        most_kibibytes: int = MAX_KIBIBYTES,
     ) -> None:
         self._store = store
         self._client = client
@@ -92,6 +95,7 @@ class HistoryProjector:
         self._guard = guard
         self._is_busy = is_busy
         self._queue = queue or WorkQueue(backoff=BACKOFF)
+        self.most_kibibytes = most_kibibytes
         self._keeper = HistoryKeeper(client, guard)
         self._lock = threading.Lock()
         self._wishes: dict[str, _Wish] = {}  # by uid
@@ -126,7 +130,7 @@ class HistoryProjector:
             recurrences: the whole history; None: it was not read.
             may_be_absent: there is nothing to show yet and never was, so none has to be made.
         """
-        made_of = hashlib.sha256(mark.encode()).hexdigest()[:32]
+        made_of = self._made_of(mark)
         if may_be_absent or self._keeper.is_kept(job.uid, made_of):
             return
         wish = _Wish(Key(job.namespace, job.name), job.uid, made_of)
@@ -144,6 +148,14 @@ class HistoryProjector:
             raise
         except Exception as error:
             self._put_off(wish, error)
+
+    def _made_of(self, mark: str) -> str:
+        """Return the digest of what a history is made of: its size counts, for it bounds it."""
+        if not self.most_kibibytes:
+            return config_map.EMPTIED
+        # Of a release without the setting nothing is made anew for it.
+        bound = "" if self.most_kibibytes == MAX_KIBIBYTES else f"/{self.most_kibibytes}"
+        return hashlib.sha256(f"{mark}{bound}".encode()).hexdigest()[:32]
 
     def forget(self, uid: str) -> None:
         """Drop what is known of a ZeusJob that is gone."""
@@ -200,7 +212,10 @@ class HistoryProjector:
     def _see_to(self, wish: _Wish, contents: Callable[[], bytes]) -> None:
         self._guard()
         try:
-            self._keeper.keep(wish.key, wish.uid, wish.made_of, contents)
+            if self.most_kibibytes:
+                self._keeper.keep(wish.key, wish.uid, wish.made_of, contents)
+            else:
+                self._keeper.empty(wish.key, wish.uid)
         except _Gone:
             self.forget(wish.uid)
             return
@@ -224,7 +239,8 @@ class HistoryProjector:
     def _made(self, job: JobRecord, recurrences: Sequence[RecurrenceRecord]) -> bytes:
         findings = findings_of(recurrences, JobPlanSpec.from_document(job.spec).eta)
         learned = self._store.stored_observations(job.id)
-        return fitting.project(job, findings, recurrences, learned)
+        most_bytes = self.most_kibibytes * 1024
+        return fitting.project(job, findings, recurrences, learned, most_bytes)
 
     # What could not be written ---------------------------------------------------
 

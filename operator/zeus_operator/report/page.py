@@ -235,7 +235,7 @@ def _facts(data: ReportData) -> Iterator[tuple[str, str]]:
     yield "Batch sizes", ", ".join(map(str, spec.batch_size.choices))
     yield "Default batch size", str(spec.batch_size.default)
     yield "Power limits", f"{spec.power.min_percent} to {spec.power.max_percent} % of the default"
-    yield "Policy and mode", f"{data.job.policy}, {spec.mode.value}"
+    yield "Policy and spec.mode", f"{data.job.policy}, {spec.mode.value}"
     yield "Seed", str(data.job.seed)
     savings = data.savings
     if savings.learned_failed or savings.control_failed:

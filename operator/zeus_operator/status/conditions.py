@@ -23,7 +23,7 @@ from zeus_runtime.protocol import Outcome
 
 REASONS: dict[str, str] = {
     "AsExpected": "Degraded is False: nothing needs a person.",
-    "ChildCollision": "A Job of the run's name exists and belongs to somebody else.",
+    "ChildCollision": "A child of the run's name exists and belongs to somebody else.",
     "ChildRefused": "The API server does not take the child; its words are in the message.",
     "ContainerConfigError": "A container of the run can't be created; the kubelet says why.",
     "Converged": "The last recurrences agree on one batch size.",
@@ -33,8 +33,10 @@ REASONS: dict[str, str] = {
     "Invalid": "The spec is refused; the message names each field and what is allowed.",
     "InvalidRequest": "An annotation asks for something that can't be read.",
     "Learning": "Batch sizes are still compared; the message says what is missing.",
+    "ModeLimited": "spec.mode asks for more than the operator allows in the namespace: nothing is "
+    "chosen. status.mode is the mode that holds.",
     "NoTelemetry": "The last run ended without a measurement that can be believed.",
-    "NoPod": "The Job of the run has no pod, though it should; its events say why.",
+    "NoPod": "The child of the run has no pod, though it should; its events say why.",
     "NotOptimizing": "spec.mode is not Optimize: nothing is chosen.",
     "NotReady": "Nothing starts because Ready is False.",
     "NotSuspended": "Recurrences may start.",
@@ -42,7 +44,7 @@ REASONS: dict[str, str] = {
     "OtherContainersRun": "The training has ended and other containers of the pod have not.",
     "PausedAfterFailures": "Too many recurrences in a row have failed; nothing starts.",
     "Pending": "The pod of the run does not run yet.",
-    "Queued": "The Job of the run is suspended, as Kueue does until it is admitted.",
+    "Queued": "The child of the run is suspended, as Kueue does until it is admitted.",
     "ResetWaits": "The history is erased once what runs has ended; until then nothing starts.",
     "Running": "A run trains.",
     "SidecarCrashing": "A container beside the training one fails again and again.",
@@ -51,6 +53,10 @@ REASONS: dict[str, str] = {
     "Unschedulable": "No node takes the pod of the run; the scheduler says why.",
     "Valid": "The spec is valid and the API server takes the child.",
     "WaitingForSchedule": "Nothing runs until the next tick of the schedule.",
+    "WorkloadNotAllowed": "The operator does not serve this kind of workload; the message says "
+    "which it does. Runs that go on are left alone.",
+    "WorkloadNotInstalled": "The cluster does not know this kind of workload; once it does, runs "
+    "go on.",
 }
 """Every reason that a condition may have, for programs and for the reference."""
 
@@ -125,7 +131,9 @@ def _progressing(view: StatusView, ready: _Said) -> _Said:
         has_child = attempt is not None and attempt.id in view.children
         if not has_child and ready.status is ConditionStatus.FALSE:
             return _false("NotReady", f"the run that is due can't start: {ready.message}")
-        return _true(*_of_open(view, attempt))
+        reason, words = _of_open(view, attempt)
+        after = "; when it has ended, the history is erased" if view.reset_waits else ""
+        return _true(reason, words + after)
     if view.reset_waits:
         return _true("ResetWaits", "the history is about to be erased")
     if ready.status is ConditionStatus.FALSE:
@@ -149,7 +157,8 @@ def _of_open(view: StatusView, attempt: AttemptRecord | None) -> tuple[str, str]
     if child.trouble is not None and child.trouble.reason in REASONS:
         return child.trouble.reason, f"{what}: {child.trouble.message}"
     if child.phase is ChildPhase.QUEUED:
-        return "Queued", f"{what}: its Job is suspended until somebody admits it"
+        kind = _kind(view)
+        return "Queued", f"{what}: its {kind} is suspended until somebody admits it"
     if child.phase is ChildPhase.RUNNING:
         on = f" on {child.node}" if child.node else ""
         return "Running", f"{what} trains{on}"
@@ -157,6 +166,12 @@ def _of_open(view: StatusView, attempt: AttemptRecord | None) -> tuple[str, str]
         said = f": {child.trouble.message}" if child.trouble else ""
         return "Pending", f"{what} waits for its pod{said}"
     return "Deciding", f"{what} is ending"
+
+
+def _kind(view: StatusView) -> str:
+    """Return the kind of the children."""
+    spec = {} if view.facts is None else view.facts.job.spec
+    return str((spec.get("workload") or {}).get("kind") or "Job")
 
 
 def _converged(view: StatusView) -> _Said:

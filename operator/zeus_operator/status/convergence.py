@@ -27,6 +27,13 @@ def convergence(view: StatusView) -> Convergence:
     They agree if each reached its target in its first attempt, under the terms of the present
     spec, and all of these had the same batch size, one that may still be chosen.
     """
+    if view.spec is not None and view.spec.mode_asked is not None:
+        return Convergence(
+            False,
+            "ModeLimited",
+            f"spec.mode is {view.spec.mode_asked}, and the operator allows {view.spec.mode} at "
+            "most in this namespace: no batch size is chosen",
+        )
     if view.spec is None or view.spec.mode is not Mode.OPTIMIZE:
         return Convergence(False, "NotOptimizing", "no batch size is chosen for this job")
     spec, learned = view.spec, view.history.learned[-NEEDED_FOR_CONVERGENCE:]

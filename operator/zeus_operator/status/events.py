@@ -55,11 +55,14 @@ _CONDITIONS = frozenset(
         ("Degraded", "Invalid"),
         ("Degraded", "ChildRefused"),
         ("Degraded", "ChildCollision"),
+        ("Degraded", "WorkloadNotAllowed"),
+        ("Degraded", "WorkloadNotInstalled"),
         ("Degraded", "PausedAfterFailures"),
         ("Degraded", "ImagePullFailed"),
         ("Degraded", "ContainerConfigError"),
         ("Degraded", "InvalidRequest"),
         ("Converged", "Converged"),
+        ("Converged", "ModeLimited"),
     }
 )
 
@@ -163,12 +166,12 @@ def _of_skipped(view: StatusView) -> Iterator[EventNote]:
 def _of_conditions(view: StatusView, status: Mapping[str, Any]) -> Iterator[EventNote]:
     for condition in status.get("conditions") or ():
         kind, reason = condition["type"], condition["reason"]
-        if condition["status"] != "True" or (kind, reason) not in _CONDITIONS:
+        if (kind, reason) not in _CONDITIONS:
             continue
         # Not the message: what the kubelet or a quota says changes from try to try.
         subject = f"{view.generation}/{condition['lastTransitionTime']}"
         at = view.now if _is_news(view, condition) else _since(condition)
-        say = _note if kind == "Converged" else _warning
+        say = _note if reason == "Converged" else _warning
         yield say(view, reason, subject, condition["message"], at)
 
 

@@ -136,6 +136,7 @@ def ended_run(recurrence: RecurrenceRecord) -> EndedRun:
     reached = next((a for a in recurrence.attempts if a.outcome is Outcome.REACHED), None)
     return EndedRun(
         recurrence=recurrence.id,
+        number=recurrence.number,
         kind=run_kind(recurrence),
         outcome=run_outcome(recurrence),
         scheduled_time=moment(recurrence.scheduled_time),

@@ -26,6 +26,7 @@ from zeus_operator.api.status import (
     SavingsStatus,
     ZeusJobStatus,
 )
+from zeus_operator.api.types import Mode as ApiMode
 from zeus_operator.classify import RunIdentity
 from zeus_operator.deciding import DEFAULT_POLICY
 from zeus_operator.executors.pods import ChildPhase, ChildView
@@ -81,6 +82,7 @@ def project(view: StatusView) -> dict[str, Any]:
     )
     status = ZeusJobStatus(
         observed_generation=view.generation,
+        mode=ApiMode(view.spec.mode.value) if view.spec else None,
         conditions=conditions(view),
         last_schedule_time=moment_or_none(facts.last_scheduled_time) if facts else None,
         next_schedule_time=moment_or_none(view.next_tick),
@@ -92,6 +94,7 @@ def project(view: StatusView) -> dict[str, Any]:
         recommendation=_recommendation(view),
         totals=history.totals if history.totals.recurrences else None,
         requested=_requested(view),
+        history_kibibytes=view.history_kibibytes,
     )
     document: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {key: value for key, value in document.items() if value != []}
@@ -125,6 +128,7 @@ def _active(view: StatusView, recurrence: RecurrenceRecord) -> ActiveRun:
     result = _progress(attempt, report)
     return ActiveRun(
         recurrence=recurrence.id,
+        number=recurrence.number,
         kind=run_kind(recurrence),
         state=_state(attempt, child),
         scheduled_time=moment(recurrence.scheduled_time),

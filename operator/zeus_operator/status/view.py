@@ -23,7 +23,7 @@ class StatusView:
         generation: of the object, whether or not its spec is valid.
         previous: the status as it was; {} at first.
         facts: None: the spec was never valid.
-        spec: the last valid one.
+        spec: the last valid one, its mode cut to what the operator allows.
         history: of all recurrences of the job (`summarize`).
         children: how the child of an attempt stands, by attempt id.
         next_tick: of the schedule; None: none comes.
@@ -36,6 +36,7 @@ class StatusView:
         name, uid: of the object; "": those of `facts.job`.
         progress: what agents have told of the pods of open attempts, by UID.
         awaited: whose word on an ended pod is waited for, by attempt id.
+        history_kibibytes: most that the history beside the ZeusJob may take; None: nobody says.
     """
 
     generation: int
@@ -55,6 +56,7 @@ class StatusView:
     uid: str = ""
     progress: Mapping[str, AgentReport] = field(default_factory=dict)
     awaited: Mapping[int, str] = field(default_factory=dict)
+    history_kibibytes: int | None = None
 
     @property
     def open_recurrences(self) -> tuple[RecurrenceRecord, ...]:

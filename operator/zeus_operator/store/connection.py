@@ -5,16 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+)
+from sqlalchemy.pool import ConnectionPoolEntry
 
 T = TypeVar("T")
 
 RETRY_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 CONNECT_TIMEOUT_SECONDS = 5
+PROBED_AFTER_SECONDS = 1.0
+"""A connection that was idle for longer is tried before it is used."""
+
+_IDLE_SINCE = "idle_since"
 
 # SQLSTATE classes and codes after which the same transaction may succeed:
 # connection lost, server shutting down or starting, serialization, deadlock, too many sessions.
@@ -51,13 +62,12 @@ def database_url(text: str) -> URL:
 
 def open_engine(url: str, *, pool_size: int = 4) -> Engine:
     """Return an engine for `url`; nothing is connected yet."""
-    return create_engine(
+    engine = create_engine(
         database_url(url),
         # What comes after a lock must see what its last holder did, whatever the server's default.
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=4,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             # A host that is gone without a word is noticed in seconds, not in hours.
@@ -70,6 +80,31 @@ def open_engine(url: str, *, pool_size: int = 4) -> Engine:
             "prepare_threshold": None,
         },
     )
+    _probe_idle_connections(engine)
+    return engine
+
+
+def _probe_idle_connections(engine: Engine) -> None:
+    """Replace connections that broke while nobody used them.
+
+    As `pool_pre_ping` does, but not before each transaction: in a burst one follows the other, and
+    what breaks in between is noticed, and repeated, all the same; but for `once`, which fails.
+    """
+
+    def note(_dbapi_connection: object, entry: ConnectionPoolEntry) -> None:
+        entry.info[_IDLE_SINCE] = time.monotonic()
+
+    def probe(dbapi_connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        since = entry.info.pop(_IDLE_SINCE, None)
+        if since is None or time.monotonic() - since < PROBED_AFTER_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(dbapi_connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", probe)
 
 
 def is_transient(error: DBAPIError) -> bool:

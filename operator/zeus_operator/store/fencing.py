@@ -20,6 +20,11 @@ from zeus_operator.store.connection import StoreError
 from zeus_operator.store.models import leadership
 
 _ROW = 1
+_CHECK = text(
+    "SELECT set_config('statement_timeout', :statement, true), "
+    "set_config('idle_in_transaction_session_timeout', :idle, true) "
+    "FROM leadership WHERE epoch = :epoch FOR SHARE"
+)
 
 
 class FencedOut(StoreError):  # noqa: N818 - a state, as ConnectionRefused is
@@ -47,11 +52,7 @@ class Fence:
             FencedOut: another one has a newer number.
         """
         found = connection.execute(
-            text(
-                "SELECT set_config('statement_timeout', :statement, true), "
-                "set_config('idle_in_transaction_session_timeout', :idle, true) "
-                "FROM leadership WHERE epoch = :epoch FOR SHARE"
-            ),
+            _CHECK,
             {
                 "statement": f"{round(self.statement_timeout_seconds * 1000)}ms",
                 "idle": f"{round(self.idle_timeout_seconds * 1000)}ms",

@@ -6,10 +6,16 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from zeus_operator.records import AttemptState, JobOverview, JobRecord, RecurrenceState
+from zeus_operator.records import (
+    AttemptState,
+    JobFacts,
+    JobOverview,
+    JobRecord,
+    RecurrenceState,
+)
 from zeus_operator.store.connection import StoreError
 from zeus_operator.store.models import (
     attempts,
@@ -19,7 +25,12 @@ from zeus_operator.store.models import (
     request_is_open,
     run_requests,
 )
-from zeus_operator.store.reading import job_record, select_incarnations, select_jobs
+from zeus_operator.store.reading import (
+    job_facts,
+    job_record,
+    select_incarnations,
+    select_jobs,
+)
 from zeus_operator.store.requests import cancel_all, erase_history, want_runs
 from zeus_runtime.protocol import Outcome
 
@@ -28,12 +39,19 @@ CLOCKS_AGREE = timedelta(hours=1)
 
 def find_job(connection: Connection, namespace: str, name: str) -> JobRecord | None:
     """Return the living job of that name."""
-    query = select_jobs().where(
-        learned_states.c.namespace == namespace, learned_states.c.name == name
-    )
     # Of a namespace that was deleted and made anew there may be two for a while.
-    row = connection.execute(query.order_by(jobs.c.id.desc())).mappings().first()
+    query = select_jobs().where(_is_named(namespace, name)).order_by(jobs.c.id.desc())
+    row = connection.execute(query).mappings().first()
     return None if row is None else job_record(row)
+
+
+def facts_of_name(connection: Connection, namespace: str, name: str) -> JobFacts | None:
+    """Return what `plan` decides on for the job that `find_job` finds."""
+    return job_facts(connection, _is_named(namespace, name) & jobs.c.deleted_at.is_(None))
+
+
+def _is_named(namespace: str, name: str) -> ColumnElement[bool]:
+    return and_(learned_states.c.namespace == namespace, learned_states.c.name == name)
 
 
 def job_by_uid(connection: Connection, uid: str) -> JobRecord | None:

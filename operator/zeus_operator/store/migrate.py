@@ -1,7 +1,7 @@
 """Brings the schema up to date, from inside the program: no extra command, no hook.
 
-Within a minor version migrations only add, so that the release before still
-runs on the schema of the one after.
+Migrations only add, so that a release still runs on the schema that comes after its own.  Of later
+ones it knows nothing, and refuses them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlalchemy import Connection, text
+
+from zeus_operator.store.connection import StoreError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 NEWEST_REVISION = "0003"
@@ -29,30 +31,54 @@ def current_revision(connection: Connection) -> str | None:
     return revision
 
 
-def migrate(connection: Connection) -> None:
-    """Upgrade the schema inside the caller's transaction.
+class SchemaUnknown(StoreError):  # noqa: N818 - a state of the database
+    """This release does not run on the schema; the text says what to do."""
 
-    A database that a newer release has upgraded is left alone.
+
+def check_revision(connection: Connection) -> str | None:
+    """Return the revision that the database is at, as `current_revision`.
+
+    An older one is well: whoever leads next brings it up to date.
+
+    Raises:
+        SchemaUnknown: it is more than one step newer than this release's.
     """
-    if current_revision(connection) == NEWEST_REVISION:
-        return
+    revision = current_revision(connection)
+    newest = int(NEWEST_REVISION)
+    if revision is None or (revision.isdecimal() and 1 <= int(revision) <= newest + 1):
+        return revision
+    raise SchemaUnknown(
+        f"the schema of the database is {revision}, and this release runs on {NEWEST_REVISION} and "
+        f"{newest + 1:04} alone: install the newer release again, or restore a backup from before"
+    )
+
+
+def migrate(connection: Connection) -> str:
+    """Upgrade the schema inside the caller's transaction and return its revision.
+
+    One that a newer release has upgraded by one step is left alone.
+
+    Raises:
+        SchemaUnknown: as `check_revision`.
+    """
+    if check_revision(connection) == NEWEST_REVISION:
+        return NEWEST_REVISION
     # A transaction-level lock, because PgBouncer in transaction mode loses session-level ones.
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-    current = current_revision(connection)  # another program may have been quicker
-    if current != NEWEST_REVISION:
-        _upgrade(connection, current)
+    current = check_revision(connection)  # another program may have been quicker
+    if current is not None and int(current) >= int(NEWEST_REVISION):
+        return current
+    _upgrade(connection)
+    return NEWEST_REVISION
 
 
-def _upgrade(connection: Connection, current: str | None) -> None:
+def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
     config = Config()
     # ConfigParser reads %, so a path that holds one must double it.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if current is None or current in known:
-        command.upgrade(config, "head")
+    command.upgrade(config, "head")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Text, cast, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    bindparam,
+    cast,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from zeus_operator.accounting import (
@@ -24,27 +31,46 @@ from zeus_operator.plan_spec import JobPlanSpec
 from zeus_operator.records import (
     AttemptRecord,
     AttemptState,
-    ExecutionRecord,
     JobRecord,
     RecurrenceRecord,
     RecurrenceState,
 )
 from zeus_operator.schedule import CLOCK_TOLERANCE
-from zeus_operator.store.codec import clean_text, decision_to_json, result_to_json
+from zeus_operator.store.codec import clean_text, decision_to_json
 from zeus_operator.store.connection import StoreError
+from zeus_operator.store.execution_steps import locked_attempt
 from zeus_operator.store.models import (
     attempts,
-    executions,
     jobs,
     learned_states,
     observations,
     power_profiles,
     recurrences,
 )
-from zeus_operator.store.reading import attempt_records, job_by_id, recurrence_records
+from zeus_operator.store.reading import (
+    ATTEMPT_COLUMNS,
+    attempt_record,
+    attempt_records,
+    job_by_id,
+    recurrence_record,
+    recurrence_records,
+)
 from zeus_operator.store.requests import close_if_complete
 from zeus_runtime.protocol import Outcome
 
+_INSERT_RECURRENCE = insert(recurrences).on_conflict_do_nothing().returning(*recurrences.c)
+_INSERT_ATTEMPT = insert(attempts).on_conflict_do_nothing().returning(*ATTEMPT_COLUMNS)
+
+_LOCK_JOB = (
+    select(jobs.c.learned_state_id, jobs.c.deleted_at)
+    .where(jobs.c.id == bindparam("job_id"))
+    .with_for_update()
+)
+_LOCK_RECURRENCE = (
+    select(recurrences.c.state)
+    .where(recurrences.c.id == bindparam("recurrence_id"))
+    .with_for_update()
+)
 _UNTRUSTED = {Outcome.NO_TELEMETRY, Outcome.DECISION_NOT_APPLIED, Outcome.CANCELLED, Outcome.LOST}
 """Outcomes whose power profile is not worth keeping."""
 
@@ -59,11 +85,7 @@ def create_recurrence(
     Raises:
         StoreError: the job is gone, or another recurrence holds the time or ordinal.
     """
-    job = connection.execute(
-        select(jobs.c.learned_state_id, jobs.c.deleted_at)
-        .where(jobs.c.id == action.job_id)
-        .with_for_update()
-    ).one_or_none()
+    job = connection.execute(_LOCK_JOB, {"job_id": action.job_id}).one_or_none()
     if job is None or job.deleted_at is not None:
         raise StoreError(f"job {action.job_id} was deleted")
     same_time = (recurrences.c.job_id == action.job_id) & (
@@ -88,22 +110,23 @@ def _inserted(
     this: ColumnElement[bool],
 ) -> tuple[RecurrenceRecord, ...]:
     is_open = action.state is RecurrenceState.OPEN
-    connection.execute(
-        insert(recurrences)
-        .values(
-            learned_state_id=learned_state_id,
-            job_id=action.job_id,
-            request_id=action.request_id,
-            kind=action.kind.value,
-            ordinal=action.ordinal,
-            scheduled_time=action.scheduled_time,
-            state=action.state.value,
-            reason=action.reason,
-            created_at=now,
-            ended_at=None if is_open else now,
-        )
-        .on_conflict_do_nothing()
+    made = connection.execute(
+        _INSERT_RECURRENCE,
+        {
+            "learned_state_id": learned_state_id,
+            "job_id": action.job_id,
+            "request_id": action.request_id,
+            "kind": action.kind.value,
+            "ordinal": action.ordinal,
+            "scheduled_time": action.scheduled_time,
+            "state": action.state.value,
+            "reason": action.reason,
+            "created_at": now,
+            "ended_at": None if is_open else now,
+        },
     )
+    if (row := made.mappings().one_or_none()) is not None:
+        return (recurrence_record(row),)
     found = recurrence_records(connection, this & (recurrences.c.kind == action.kind.value))
     if not found or found[0].ordinal != action.ordinal:
         raise StoreError(
@@ -133,9 +156,7 @@ def decide_attempt(connection: Connection, action: DecideAttempt, now: datetime)
         StoreError: its recurrence has ended, or another attempt has its name.
     """
     state = connection.execute(
-        select(recurrences.c.state)
-        .where(recurrences.c.id == action.recurrence_id)
-        .with_for_update()
+        _LOCK_RECURRENCE, {"recurrence_id": action.recurrence_id}
     ).scalar_one_or_none()
     this = (attempts.c.recurrence_id == action.recurrence_id) & (attempts.c.number == action.number)
     found = attempt_records(connection, this)
@@ -143,121 +164,33 @@ def decide_attempt(connection: Connection, action: DecideAttempt, now: datetime)
         return found[0]
     if state != RecurrenceState.OPEN.value:
         raise StoreError(f"recurrence {action.recurrence_id} is not open (it is {state})")
-    connection.execute(
-        insert(attempts)
-        .values(
-            recurrence_id=action.recurrence_id,
-            number=action.number,
-            state=AttemptState.DECIDED.value,
-            child_name=action.child_name,
-            decision=decision_to_json(action.decision),
-            decided_at=now,
-        )
-        .on_conflict_do_nothing()
+    made = connection.execute(
+        _INSERT_ATTEMPT,
+        {
+            "recurrence_id": action.recurrence_id,
+            "number": action.number,
+            "state": AttemptState.DECIDED.value,
+            "child_name": action.child_name,
+            "decision": decision_to_json(action.decision),
+            "decided_at": now,
+        },
     )
-    found = attempt_records(connection, this)
-    if not found:
+    row = made.mappings().one_or_none()
+    if row is None:  # its recurrence is locked: it can't be this one, made meanwhile
         raise StoreError(f"the name {action.child_name} belongs to another attempt")
-    return found[0]
-
-
-def record_execution(
-    connection: Connection, attempt_id: int, execution: ExecutionRecord
-) -> AttemptRecord:
-    """Store what is newly known of an execution; older knowledge never replaces newer."""
-    _lock_attempt(connection, attempt_id)
-    _merge_execution(connection, attempt_id, execution)
-    _is_running(connection, attempt_id)
-    return attempt_records(connection, attempts.c.id == attempt_id)[0]
-
-
-def record_child(
-    connection: Connection,
-    attempt_id: int,
-    child_uid: str,
-    found: Sequence[ExecutionRecord],
-) -> AttemptRecord:
-    """Store whether the child lives, and what is newly known of its executions, at once.
-
-    Args:
-        child_uid: of the child; "": it has ended, or is gone.
-    """
-    _lock_attempt(connection, attempt_id)
-    attempt = attempt_records(connection, attempts.c.id == attempt_id)[0]
-    if attempt.state is AttemptState.ENDED:
-        return attempt
-    for execution in found:
-        _merge_execution(connection, attempt_id, execution)
-    connection.execute(
-        update(attempts).where(attempts.c.id == attempt_id).values(child_uid=child_uid)
-    )
-    _is_running(connection, attempt_id)
-    return attempt_records(connection, attempts.c.id == attempt_id)[0]
-
-
-def _merge_execution(connection: Connection, attempt_id: int, execution: ExecutionRecord) -> None:
-    stored = (
-        connection.execute(
-            select(executions).where(
-                executions.c.attempt_id == attempt_id, executions.c.uid == execution.uid
-            )
-        )
-        .mappings()
-        .one_or_none()
-    )
-    values = _merged(stored, execution)
-    if stored is None:
-        connection.execute(
-            insert(executions).values(attempt_id=attempt_id, uid=execution.uid, **values)
-        )
-    else:
-        connection.execute(
-            update(executions).where(executions.c.id == stored["id"]).values(**values)
-        )
-
-
-def _is_running(connection: Connection, attempt_id: int) -> None:
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.DECIDED.value)
-        .values(state=AttemptState.RUNNING.value)
-    )
-
-
-def _merged(stored: RowMapping | None, execution: ExecutionRecord) -> dict[str, Any]:
-    values: dict[str, Any] = {"started_at": execution.started_at}
-    if execution.output_path or stored is None:
-        values["output_path"] = clean_text(execution.output_path)
-    if execution.output_tail or stored is None:
-        values["output_tail"] = clean_text(execution.output_tail)
-    if execution.ended_at is not None and (stored is None or stored["ended_at"] is None):
-        values |= {
-            "ended_at": execution.ended_at,
-            "exit_code": execution.exit_code,
-            "outcome": None if execution.outcome is None else execution.outcome.value,
-            "reason": clean_text(execution.reason),
-        }
-    result = execution.result
-    known = None if stored is None else stored["sequence"]
-    if result is not None:
-        sequence = result.sequence if isinstance(result.sequence, int) else 0
-        sequence = max(0, min(sequence, 2**62))  # anybody may have written it
-        if known is None or sequence > known:
-            values |= {"result": result_to_json(result), "sequence": sequence}
-    return values
+    return attempt_record(row)
 
 
 def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -> AttemptRecord:
     """Store outcome, bill, observation and power profile of an attempt, in one transaction."""
-    _lock_attempt(connection, action.attempt_id)
-    attempt = attempt_records(connection, attempts.c.id == action.attempt_id)[0]
+    attempt = locked_attempt(connection, action.attempt_id)
     if attempt.state is AttemptState.ENDED:
         return attempt
     recurrence = recurrence_records(connection, recurrences.c.id == attempt.recurrence_id)[0]
     found = job_by_id(connection, recurrence.job_id)
     if found is None:
         raise StoreError(f"the job of attempt {action.attempt_id} is gone")
-    job, learned_state_id, _ = found
+    job, learned_state_id = found
     spec = JobPlanSpec.from_document(job.spec).as_decided(attempt.decision)
     identity = RunIdentity(job.key, str(recurrence.id), attempt.number)
     results = believable_results(attempt.executions, attempt.decision, spec, identity)
@@ -268,7 +201,9 @@ def close_attempt(connection: Connection, action: CloseAttempt, now: datetime) -
     detail = action.detail
     learned = lesson(trusted, attempt.decision, spec.eta) if action.learn else None
     if action.learn and learned is None:
-        detail += "; not learned from: its energy or power is unknown"
+        moved = trusted is not None and trusted.carried_elsewhere
+        why = "it went on on other GPUs" if moved else "its energy or power is unknown"
+        detail += f"; not learned from: {why}"
     if learned is not None:
         _insert_observation(
             connection,
@@ -387,14 +322,6 @@ def close_recurrence(
     if request_id is not None:
         close_if_complete(connection, request_id, now)
     return found[0]
-
-
-def _lock_attempt(connection: Connection, attempt_id: int) -> None:
-    found = connection.execute(
-        select(attempts.c.id).where(attempts.c.id == attempt_id).with_for_update()
-    ).scalar_one_or_none()
-    if found is None:
-        raise StoreError(f"there is no attempt {attempt_id}: was the job reset?")
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -27,13 +27,13 @@ from zeus_operator.records import (
     RunRequestRecord,
 )
 from zeus_operator.relearning import StoredObservation
+from zeus_operator.store import execution_steps, reading, steps
 from zeus_operator.store import jobs as job_steps
-from zeus_operator.store import reading, steps
 from zeus_operator.store import requests as request_steps
 from zeus_operator.store.connection import Database, StoreError, StoreUnavailable, open_engine
 from zeus_operator.store.fencing import Fence, FencedOut, next_epoch
 from zeus_operator.store.locks import JobBusy, JobLock
-from zeus_operator.store.migrate import current_revision, migrate
+from zeus_operator.store.migrate import check_revision, migrate
 from zeus_operator.store.models import jobs, observations, recurrences
 
 __all__ = ["FencedOut", "JobBusy", "JobLock", "Store", "StoreError", "StoreUnavailable"]
@@ -75,7 +75,8 @@ class Store:
         """Connect to `url` and bring its schema up to date.
 
         Raises:
-            StoreError: the URL is not one of PostgreSQL, or its user may not make the tables.
+            StoreError: the URL is not one of PostgreSQL, its user may not make the tables, or this
+                release does not run on its schema.
             StoreUnavailable: nobody answers there.
         """
         store = cls(open_engine(url), recover=recover)
@@ -96,17 +97,21 @@ class Store:
         """Close all connections."""
         self._database.engine.dispose()
 
-    def migrate(self) -> None:
-        """Bring the schema up to date."""
-        self._database.write(migrate)
+    def migrate(self) -> str:
+        """Bring the schema up to date and return its revision: newer if a later release has been.
+
+        Raises:
+            StoreError: this release does not run on it.
+        """
+        return self._database.write(migrate)
 
     def ping(self) -> None:
-        """Look, once, whether the server answers.
+        """Look, once, whether the server answers and this release runs on its schema.
 
         Raises:
             StoreError: it does not.
         """
-        self._database.once(current_revision)
+        self._database.once(check_revision)
 
     def lead(
         self,
@@ -287,10 +292,14 @@ class Store:
         Raises:
             StoreError: there is no such job.
         """
-        found = self._database.read(lambda c: reading.job_facts(c, job_id))
+        found = self._database.read(lambda c: reading.job_facts(c, jobs.c.id == job_id))
         if found is None:
             raise StoreError(f"there is no job {job_id}")
         return found
+
+    def facts_of_name(self, namespace: str, name: str) -> JobFacts | None:
+        """Return what `plan` decides on for the living job of that name; None: there is none."""
+        return self._database.read(lambda c: job_steps.facts_of_name(c, namespace, name))
 
     def history(
         self, job_id: int, limit: int | None = None, kind: RecurrenceKind | None = None
@@ -338,7 +347,7 @@ class Store:
         now: datetime,  # noqa: ARG002 - all appliers are called alike
     ) -> AttemptRecord:
         """Store what is known of an execution; from the first one on the attempt is running."""
-        return self._write(lambda c: steps.record_execution(c, attempt_id, execution))
+        return self._write(lambda c: execution_steps.record_execution(c, attempt_id, execution))
 
     def record_child(
         self,
@@ -348,7 +357,9 @@ class Store:
         now: datetime,  # noqa: ARG002 - all appliers are called alike
     ) -> AttemptRecord:
         """Store whether the child lives ("": it does not) and what its executions are, at once."""
-        return self._write(lambda c: steps.record_child(c, attempt_id, child_uid, executions))
+        return self._write(
+            lambda c: execution_steps.record_child(c, attempt_id, child_uid, executions)
+        )
 
     def close_attempt(self, action: CloseAttempt, now: datetime) -> AttemptRecord:
         """Apply `CloseAttempt`: outcome, bill, observation and power profile at once."""

@@ -254,7 +254,9 @@ class SimulatedNode:
             except ApiFailure as failure:
                 if failure.status in done:
                     return
-                if failure.status == 404 or (failure.status == 409 and not self._is_there(pod)):
+                # 422: another pod has its name by now, and another UID.
+                is_of_another = failure.status in (409, 422) and not self._is_there(pod)
+                if failure.status == 404 or is_of_another:
                     raise _Gone from failure
                 if failure.status not in (0, 409, 429) and failure.status < 500:
                     raise

@@ -273,6 +273,23 @@ def test_instances_can_be_offered_as_gpus_or_not_at_all(
         assert list(kubelet.devices) == [GPU]
 
 
+def test_devices_can_be_named_by_their_device_files(node: Node) -> None:
+    node.simulator.set("minor_number", 7, 1)
+    node.simulator.set_mig_mode(0, True)
+    part = node.simulator.create_instance(0, "2g.10gb")
+    options = ("--device-ids", "device-file", "--mig-strategy", "single", "--replicas", "2")
+    names = [f"nvidia0/gi{part.instance_id}", "nvidia2", "nvidia7"]
+    with node.kubelet() as kubelet, node.plugin(*options):
+        every = sorted(f"{name}/vgpu{i}" for name in names for i in range(2))
+        eventually(lambda: offered(kubelet) == every, "every replica is offered")
+        with node.container(kubelet.allocate(GPU, ["nvidia7/vgpu1"])) as client:
+            assert client(UUIDS) == [node.uuids[1]]
+        with node.container(kubelet.allocate(GPU, [f"{names[0]}/vgpu0"])) as client:
+            assert client(UUIDS) == [node.uuids[0]]
+            seen = "nvmlDeviceGetUUID(nvmlDeviceGetMigDeviceHandleByIndex(gpu(0), 0))"
+            assert client(seen) == part.uuid
+
+
 def test_a_machine_made_anew_is_offered_in_place_of_the_old_one(node: Node) -> None:
     with node.kubelet() as kubelet, node.plugin("--resource", "nvidia.com/gpu.shared"):
         resource = "nvidia.com/gpu.shared"

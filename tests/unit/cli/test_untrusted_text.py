@@ -181,9 +181,11 @@ def _condition(text: str) -> Object:
         _condition,
         lambda text: {"nextScheduleTime": text},
         lambda text: {"active": [{"attempt": 1, "maxAttempts": 5, "state": text}]},
+        lambda text: {"runs": [{"attempts": 1, "outcome": text}]},
+        lambda text: {"mode": text},
         lambda text: {"best": {"sentence": text}},
     ],
-    ids=["condition", "next", "active", "best"],
+    ids=["condition", "next", "active", "run", "mode", "best"],
 )
 def test_a_status_can_not_steer_a_terminal(
     cluster: Cluster, status: Callable[[str], Object]

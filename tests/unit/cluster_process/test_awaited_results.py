@@ -14,6 +14,7 @@ from kubernetes.client import Configuration
 from tests.support.api_objects import COMPLETE, at, container_status, stamp, terminated
 from tests.support.eventually import eventually
 from tests.support.manifests import VALID
+from zeus_operator import names
 from zeus_operator.alarms import Alarms
 from zeus_operator.executors.base import ResultNotYet
 from zeus_operator.executors.child import ChildSettings
@@ -138,6 +139,7 @@ class Site:
             "resourceVersion": "1",
             "generation": 1,
         }
+        self.document = document
         self.world.apply(Resource.ZEUSJOBS, "ADDED", document)
         executor = KubernetesExecutor(
             self.cluster, self.world, ChildSettings, self.clock, self.agents.result_of
@@ -156,6 +158,11 @@ class Site:
 
     def clock(self) -> datetime:
         return at(self.seconds)
+
+    def ask_for_a_reset(self) -> None:
+        metadata = self.document["metadata"]
+        metadata |= {"resourceVersion": "8", "annotations": {names.ANNOTATION_RESET: "now"}}
+        self.world.apply(Resource.ZEUSJOBS, "MODIFIED", self.document)
 
     def active(self) -> list[Object]:
         found: list[Object] = self.cluster.status.get("active", [])
@@ -210,3 +217,20 @@ def test_what_is_there_in_a_later_round_is_not_waited_for(site: Site) -> None:
     assert site.reconciler.reconcile(KEY) == at(180), "the next tick"
     assert site.active() == []
     assert site.cluster.status["totals"]["recurrences"] == 2
+
+
+def test_a_reset_that_waits_for_runs_needs_no_event_once_they_have_ended(
+    site: Site, store: Store
+) -> None:
+    site.ask_for_a_reset()
+    site.reconciler.reconcile(KEY)
+    assert len(site.active()) == 2
+    site.cluster.end_runs(site.world)
+
+    look_again = site.reconciler.reconcile(KEY)
+
+    assert look_again == site.clock()
+    site.reconciler.reconcile(KEY)
+    job = store.job(*KEY)
+    assert job is not None
+    assert store.history(job.id) == ()

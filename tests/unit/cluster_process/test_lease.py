@@ -255,6 +255,37 @@ def test_who_sees_another_holder_has_lost_at_once(world: World) -> None:
     assert world.a.lost == "b has taken the Lease"
 
 
+def test_a_lease_that_was_deleted_is_its_leaders_for_as_long_as_that_may_lead(world: World) -> None:
+    world.a.try_once()
+    world.b.try_once()
+    world.server.lease = None
+    world.advance(14.9)
+    world.b.try_once()
+    assert not world.b.is_leader
+    world.advance(0.1)
+    world.b.try_once()
+    assert (world.a.is_leader, world.b.is_leader) == (False, True)
+
+
+def test_a_lease_that_was_deleted_is_waited_for_by_who_has_not_seen_its_leader_leave(
+    world: World,
+) -> None:
+    world.a.try_once()
+    world.b.try_once()
+    world.a.release()
+    world.links["b"].cut = True
+    with contextlib.suppress(KubeError):
+        world.b.try_once()
+    world.links["b"].cut = False
+    emptied = world.server.lease
+    world.server.lease = None
+    world.b.try_once()
+    assert not world.b.is_leader, "it has not seen that the leader left"
+    world.server.lease = emptied
+    world.b.try_once()
+    assert world.b.is_leader
+
+
 def test_a_lease_that_was_deleted_is_made_again_by_its_leader(world: World) -> None:
     world.a.try_once()
     world.server.lease = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zeus_operator.lease import LeaseTimes
+from zeus_operator.mode_limits import ModeLimits, NamespaceMode
+from zeus_operator.plan_spec import Mode
 from zeus_operator.settings import (
     VARIABLES,
     OperatorSettings,
@@ -45,6 +47,9 @@ def test_every_field_can_be_set_by_a_variable() -> None:
         ZEUS_OPERATOR_STATEMENT_TIMEOUT_SECONDS="1",
         ZEUS_OPERATOR_TRANSACTION_IDLE_TIMEOUT_SECONDS="1.2",
         ZEUS_OPERATOR_METRICS_JOBS="10",
+        ZEUS_OPERATOR_MAX_MODE="Recommend",
+        ZEUS_OPERATOR_MAX_MODE_BY_NAMESPACE="team-a=Optimize, team-* = Observe",
+        ZEUS_OPERATOR_HISTORY_KIBIBYTES="64",
         ZEUS_OPERATOR_AGENT_SERVICE="zeus-agent.zeus-system",
         ZEUS_OPERATOR_AGENT_ADDRESS="zeus-agent.zeus-system:8443",
         ZEUS_OPERATOR_AGENT_TOKEN_FILE="/tokens/agent",
@@ -69,6 +74,12 @@ def test_every_field_can_be_set_by_a_variable() -> None:
         statement_timeout_seconds=1,
         transaction_idle_timeout_seconds=1.2,
         metrics_jobs=10,
+        max_mode=Mode.RECOMMEND,
+        max_mode_by_namespace=(
+            NamespaceMode("team-a", Mode.OPTIMIZE),
+            NamespaceMode("team-*", Mode.OBSERVE),
+        ),
+        history_kibibytes=64,
         agent_service=ServiceName("zeus-agent", "zeus-system"),
         agent_address="zeus-agent.zeus-system:8443",
         agent_token_file="/tokens/agent",
@@ -82,6 +93,20 @@ def test_every_field_can_be_set_by_a_variable() -> None:
 def test_a_flag_comes_before_its_variable() -> None:
     settings = load({"workers": "2", "log_format": None}, ZEUS_OPERATOR_WORKERS="4")
     assert (settings.workers, settings.log_format) == (2, "text")
+
+
+def test_modes_are_limited_by_the_namespace_and_else_by_the_default() -> None:
+    limits = load(
+        ZEUS_OPERATOR_MAX_MODE="Observe", ZEUS_OPERATOR_MAX_MODE_BY_NAMESPACE="a=Recommend"
+    ).mode_limits
+
+    assert limits == ModeLimits(Mode.OBSERVE, (NamespaceMode("a", Mode.RECOMMEND),))
+    assert load().mode_limits == ModeLimits()
+
+
+@pytest.mark.parametrize(("text", "kibibytes"), [("0", 0), ("16", 16), ("256", 256)])
+def test_a_history_has_some_room_or_none(text: str, kibibytes: int) -> None:
+    assert load(ZEUS_OPERATOR_HISTORY_KIBIBYTES=text).history_kibibytes == kibibytes
 
 
 def test_an_empty_text_counts_as_not_given() -> None:
@@ -104,6 +129,13 @@ def test_an_empty_text_counts_as_not_given() -> None:
         ("ZEUS_OPERATOR_WORKERS", "4.5", "a whole number from 1 to 64"),
         ("ZEUS_OPERATOR_RESYNC_SECONDS", "1", "a number of seconds from 10 to 600"),
         ("ZEUS_OPERATOR_RETENTION_DAYS", "-1", "a number of days from 0 to 3650"),
+        ("ZEUS_OPERATOR_MAX_MODE", "observe", "must be Observe, Recommend or Optimize"),
+        ("ZEUS_OPERATOR_MAX_MODE_BY_NAMESPACE", "team-a", "'team-a' is none"),
+        ("ZEUS_OPERATOR_MAX_MODE_BY_NAMESPACE", "a=Observe,b=None", "'b=None' is none"),
+        ("ZEUS_OPERATOR_MAX_MODE_BY_NAMESPACE", "Team=Observe", "such as team-*=Observe"),
+        ("ZEUS_OPERATOR_MAX_MODE_BY_NAMESPACE", "a=Observe,a=Optimize", "a is there again"),
+        ("ZEUS_OPERATOR_HISTORY_KIBIBYTES", "8", "from 16 to 256, or 0 for none"),
+        ("ZEUS_OPERATOR_HISTORY_KIBIBYTES", "257", "from 16 to 256, or 0 for none"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "zeus-agent", "must be host:port"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "zeus-agent:0", "must be host:port"),
         ("ZEUS_OPERATOR_AGENT_ADDRESS", "[fe80::1%eth0]:8443", "no interface of one machine"),

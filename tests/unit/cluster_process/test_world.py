@@ -83,6 +83,76 @@ class TestWorld:
         assert found is not None
         assert found["metadata"]["uid"] == "j"
 
+    def test_the_event_of_a_child_that_was_just_created_is_no_news(self) -> None:
+        world = World()
+        world.note_child(KEY, child("j"))
+        assert world.apply(Resource.JOBS, "ADDED", child("j")) is None
+        assert world.apply(Resource.JOBS, "DELETED", child("j")) == KEY
+
+    @pytest.mark.parametrize(
+        ("resource", "make"), [(Resource.JOBS, child), (Resource.PODS, pod)], ids=["jobs", "pods"]
+    )
+    def test_what_nobody_reads_of_a_child_or_pod_is_no_news(
+        self, resource: Resource, make: Callable[[str], dict[str, Any]]
+    ) -> None:
+        world = World()
+        world.apply(resource, "ADDED", make("x"))
+        unread = make("x")
+        unread["metadata"]["resourceVersion"] = "2"
+        unread["status"] = {"active": 1, "qosClass": "Burstable"}
+        assert world.apply(resource, "MODIFIED", unread) is None
+        assert world.versions(resource) == {"x": "2"}, "but it was seen"
+        assert world.apply(resource, None, unread) == KEY, "a list always is"
+        started = {**unread, "status": {"startTime": "2026-03-01T12:00:00Z"}}
+        assert world.apply(resource, "MODIFIED", started) == KEY
+        assert world.apply(resource, "DELETED", started) == KEY
+
+    def test_the_event_of_a_status_that_we_have_written_is_no_news(self) -> None:
+        world = World()
+        world.apply(Resource.ZEUSJOBS, "ADDED", body("z", version="9"))
+        world.note_zeusjob({**body("z", version="10"), "status": {"phase": "ours"}})
+        found = world.zeusjob(KEY)
+        assert found is not None
+        assert found.contents()[1] == {"phase": "ours"}
+        assert world.apply(Resource.ZEUSJOBS, "MODIFIED", body("z", version="10")) is None
+        assert world.versions(Resource.ZEUSJOBS) == {"z": "10"}
+        assert world.apply(Resource.ZEUSJOBS, "MODIFIED", body("z", version="11")) == KEY
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"uid": "another"},
+            {"generation": 2},
+            {"deletionTimestamp": "2026-03-01T12:00:00Z"},
+            {"annotations": {"zeus.energy/run": "3"}},
+        ],
+        ids=["made anew", "spec", "deleted", "asked"],
+    )
+    def test_what_others_have_changed_while_a_status_was_written_is_news(
+        self, change: dict[str, Any]
+    ) -> None:
+        world = World()
+        world.apply(Resource.ZEUSJOBS, "ADDED", body("z", version="9"))
+        changed = body("z", version="11")
+        changed["metadata"] |= change
+        world.note_zeusjob(changed)
+        assert world.apply(Resource.ZEUSJOBS, "MODIFIED", changed) == KEY
+
+    def test_an_answer_that_the_watch_has_overtaken_is_not_kept(self) -> None:
+        world = World()
+        world.apply(Resource.ZEUSJOBS, "MODIFIED", body("z", version="11"))
+        world.note_zeusjob(body("z", version="10"))
+        found = world.zeusjob(KEY)
+        assert found is not None
+        assert found.resource_version == "11"
+
+    def test_a_zeusjob_that_is_gone_does_not_come_back_with_a_late_answer(self) -> None:
+        world = World()
+        world.apply(Resource.ZEUSJOBS, "ADDED", body("z", version="9"))
+        world.apply(Resource.ZEUSJOBS, "DELETED", body("z", version="11"))
+        world.note_zeusjob(body("z", version="10"))
+        assert world.zeusjob(KEY) is None
+
 
 class Lists:
     """What the API server would list; `meanwhile` happens between the first list and the next."""

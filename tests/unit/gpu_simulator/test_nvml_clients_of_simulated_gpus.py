@@ -10,7 +10,14 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from gpu_simulator import build_library, create_state, environment
+from gpu_simulator import (
+    Simulator,
+    SimulatorError,
+    Unsupported,
+    build_library,
+    create_state,
+    environment,
+)
 from tests.support.nvml_client import NvmlClient
 
 # What exporters, schedulers and training frameworks look up, in each of its versions.
@@ -93,6 +100,23 @@ def test_a_device_is_found_by_uuid_serial_and_pci_bus(state: Path) -> None:
             client.error_of("nvmlDeviceGetHandleByUUID('GPU-none')") == pynvml.NVML_ERROR_NOT_FOUND
         )
         assert client.error_of("gpu(5)") == pynvml.NVML_ERROR_INVALID_ARGUMENT
+
+
+def test_the_minor_number_is_the_place_until_another_one_is_given(state: Path) -> None:
+    simulator = Simulator(state)
+    with NvmlClient(state) as client:
+        numbers = "[nvmlDeviceGetMinorNumber(gpu(i)) for i in range(nvmlDeviceGetCount())]"
+        assert client(numbers) == [0, 1, 2, 3, 4]
+        simulator.set("minor_number", 7, 1)
+        assert client(numbers) == [0, 7, 2, 3, 4]
+        assert client("nvmlDeviceGetIndex(gpu(1))") == 1
+        simulator.set_fault(1, "unsupported", Unsupported.MINOR_NUMBER)
+        assert (
+            client.error_of("nvmlDeviceGetMinorNumber(gpu(1))") == pynvml.NVML_ERROR_NOT_SUPPORTED
+        )
+        assert client("nvmlDeviceGetMinorNumber(gpu(2))") == 2
+    with pytest.raises(SimulatorError, match="out of range"):
+        simulator.set("minor_number", 256, 1)
 
 
 def test_the_same_seed_makes_the_same_machine_and_another_seed_another(tmp_path: Path) -> None:

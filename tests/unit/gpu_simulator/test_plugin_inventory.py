@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_simulator import create_state
+from gpu_simulator import MigInstance, create_state
 from gpu_simulator.device_plugin.inventory import (
+    DeviceIds,
     GpuFacts,
     MigStrategy,
     OfferedDevice,
@@ -20,11 +21,10 @@ from gpu_simulator.device_plugin.inventory import (
     read_facts,
 )
 
-WHOLE = GpuFacts("GPU-a", healthy=True, mig_enabled=False, instances={})
-CUT = GpuFacts(
-    "GPU-b", healthy=False, mig_enabled=True, instances={"MIG-x": "1g.5gb", "MIG-y": "3g.20gb"}
-)
-EMPTY = GpuFacts("GPU-c", healthy=True, mig_enabled=True, instances={})
+PARTS = (MigInstance("MIG-x", "1g.5gb", 7), MigInstance("MIG-y", "3g.20gb", 1))
+WHOLE = GpuFacts("GPU-a", 2, healthy=True, mig_enabled=False)
+CUT = GpuFacts("GPU-b", 0, healthy=False, mig_enabled=True, instances=PARTS)
+EMPTY = GpuFacts("GPU-c", 1, healthy=True, mig_enabled=True)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,40 @@ def test_every_replica_is_as_healthy_as_its_board() -> None:
     settings = Settings("nvidia.com/gpu.shared", replicas=2, mig_strategy=MigStrategy.NONE)
     assert offered([WHOLE, CUT], settings) == {
         "nvidia.com/gpu.shared": (
-            OfferedDevice("GPU-a::0", healthy=True),
-            OfferedDevice("GPU-a::1", healthy=True),
-            OfferedDevice("GPU-b::0", healthy=False),
-            OfferedDevice("GPU-b::1", healthy=False),
+            OfferedDevice("GPU-a::0", healthy=True, board="GPU-a"),
+            OfferedDevice("GPU-a::1", healthy=True, board="GPU-a"),
+            OfferedDevice("GPU-b::0", healthy=False, board="GPU-b"),
+            OfferedDevice("GPU-b::1", healthy=False, board="GPU-b"),
         )
     }
+
+
+@pytest.mark.parametrize(
+    ("strategy", "replicas", "expected"),
+    [
+        (MigStrategy.NONE, 1, {"nvidia2": "GPU-a", "nvidia0": "GPU-b", "nvidia1": "GPU-c"}),
+        (
+            MigStrategy.SINGLE,
+            1,
+            {"nvidia2": "GPU-a", "nvidia0/gi7": "MIG-x", "nvidia0/gi1": "MIG-y"},
+        ),
+        (
+            MigStrategy.SINGLE,
+            2,
+            {
+                **{f"nvidia2/vgpu{i}": "GPU-a" for i in range(2)},
+                **{f"nvidia0/gi7/vgpu{i}": "MIG-x" for i in range(2)},
+                **{f"nvidia0/gi1/vgpu{i}": "MIG-y" for i in range(2)},
+            },
+        ),
+    ],
+)
+def test_devices_can_be_named_by_their_device_files(
+    strategy: MigStrategy, replicas: int, expected: dict[str, str]
+) -> None:
+    settings = Settings("nvidia.com/gpu", replicas, strategy, DeviceIds.DEVICE_FILE)
+    [devices] = offered([WHOLE, CUT, EMPTY], settings).values()
+    assert {device.id: device.board for device in devices} == expected
 
 
 def test_the_resource_is_there_when_no_gpu_is() -> None:
@@ -89,6 +117,8 @@ def test_replicas_are_spread_over_boards_and_then_to_those_with_most_left() -> N
     assert preferred(left, [], 3) == ["c::0", "b::0", "a::0"]
     assert preferred(left, ["c::2"], 2) == ["c::2", "b::0"]
     assert preferred(left, [], 5) == ["c::0", "b::0", "a::0", "c::1", "b::1"]
+    files = ["nvidia0/vgpu0", "nvidia1/gi1/vgpu0", "nvidia1/gi1/vgpu1", "nvidia1/gi2/vgpu0"]
+    assert preferred(files, [], 3) == [files[1], files[0], files[3]]
 
 
 IDS = st.builds("{}::{}".format, st.sampled_from("abcd"), st.integers(0, 5))

@@ -30,6 +30,12 @@ class Bench:
 
         self.keeper.keep(KEY, uid, made_of, contents)
 
+    @property
+    def binary_data(self) -> dict[str, str | None]:
+        """As the last write left it; None: it was taken out."""
+        found: dict[str, str | None] = self.cluster.objects[NAME]["binaryData"]
+        return found
+
 
 @pytest.fixture
 def bench() -> Bench:
@@ -169,6 +175,62 @@ def test_what_others_have_put_beside_it_stays(bench: Bench) -> None:
     bench.keep("two")
 
     assert bench.cluster.objects[NAME]["binaryData"]["mine"] == "eA=="
+
+
+def test_one_that_is_not_wanted_any_more_is_emptied_once_and_filled_again_if_it_is(
+    bench: Bench,
+) -> None:
+    bench.keep("one")
+    bench.cluster.objects[NAME]["binaryData"]["mine"] = "eA=="
+    without = Bench(bench.cluster)
+    bench.cluster.requests.clear()
+
+    for _ in range(3):
+        without.keeper.empty(KEY, "uid-1")
+    assert bench.cluster.requests == ["GET", "PATCH"]
+    assert without.binary_data == {config_map.KEY: None, "mine": "eA=="}
+
+    restarted = Bench(bench.cluster)
+    bench.cluster.requests.clear()
+    restarted.keeper.empty(KEY, "uid-1")
+    assert bench.cluster.requests == ["GET"]
+
+    Bench(bench.cluster).keep("one")
+    assert bench.cluster.contents == b"history of one"
+
+
+def test_none_is_made_to_be_empty(bench: Bench) -> None:
+    for _ in range(3):
+        bench.keeper.empty(KEY, "uid-1")
+
+    assert bench.cluster.requests == ["GET"]
+    assert bench.cluster.objects == {}
+
+
+def test_only_ours_is_emptied(bench: Bench) -> None:
+    bench.cluster.put(labels={"zeus.energy/job": "digits", "zeus.energy/job-uid": "uid-1"})
+    before = str(bench.cluster.objects)
+
+    bench.keeper.empty(KEY, "uid-1")
+    assert str(bench.cluster.objects) == before
+
+    former = Bench()
+    former.keep("old", uid="uid-0")
+    former.keeper.empty(KEY, "uid-1")
+    assert former.cluster.contents == b"history of old"
+
+
+def test_who_leads_no_more_empties_nothing(bench: Bench) -> None:
+    class Lost(Exception):  # noqa: N818 - stands for LeadershipLost
+        pass
+
+    def guard() -> None:
+        raise Lost
+
+    bench.keep("one")
+    with pytest.raises(Lost):
+        HistoryKeeper(bench.cluster, guard).empty(KEY, "uid-1")
+    assert bench.cluster.contents == b"history of one"
 
 
 def test_without_the_right_to_look_nothing_is_made(bench: Bench) -> None:

@@ -13,7 +13,9 @@ import pytest
 from tests.support.config_maps import NAME, ConfigMaps
 from tests.support.eventually import eventually
 from tests.support.histories import START, Try, recurrence, store_history
+from zeus_operator.history import config_map
 from zeus_operator.history.document import ProjectedHistory, read
+from zeus_operator.history.fitting import MIN_KIBIBYTES
 from zeus_operator.history.projector import BACKOFF, MAX_AT_ONCE, HistoryProjector
 from zeus_operator.kube import KubeError, KubeUnavailable, NotFound, Object, Refused
 from zeus_operator.leader import LeadershipLost
@@ -153,6 +155,39 @@ def test_the_same_is_projected_once(bench: Bench) -> None:
 
     bench.project("two")
     assert bench.cluster.requests == ["GET", "POST", "PATCH"]
+
+
+def test_another_size_is_another_history(bench: Bench, store: Store) -> None:
+    chance = random.Random(1)
+    reasons = (" ".join(str(chance.random()) for _ in range(40)) for _ in range(100))
+    many = [recurrence(n, [Try(256, sentence=each)]) for n, each in enumerate(reasons, 2)]
+    store_history(store, many)
+    bench.project("one")
+    assert len(bench.cluster.contents) > MIN_KIBIBYTES * 1024
+
+    smaller = HistoryProjector(store, bench.cluster, lambda: START, most_kibibytes=MIN_KIBIBYTES)
+    smaller.project(bench.job, "one", bench.history())
+
+    assert len(bench.cluster.contents) <= MIN_KIBIBYTES * 1024
+    assert bench.shown.left_out
+
+
+def test_where_none_is_to_be_written_one_that_is_there_is_emptied_and_none_is_made(
+    store: Store,
+) -> None:
+    bench = Bench(store)
+    bench.project("one")
+    without = HistoryProjector(store, bench.cluster, lambda: START, most_kibibytes=0)
+
+    for mark in ("one", "two"):
+        without.project(bench.job, mark, bench.history())
+    assert bench.cluster.requests == ["GET", "POST", "GET", "PATCH"]
+    assert bench.cluster.objects[NAME]["binaryData"] == {config_map.KEY: None}
+
+    del bench.cluster.objects[NAME]
+    without.forget(bench.job.uid)
+    without.project(bench.job, "three", bench.history())
+    assert bench.cluster.objects == {}
 
 
 def test_a_job_to_which_nothing_has_happened_asks_for_nothing(bench: Bench) -> None:

@@ -318,8 +318,16 @@ class TestFixedConfigurations:
         ],
     )
     def test_they_are_repeated_only_after_an_accident(self, outcome: Outcome, again: bool) -> None:
-        (action,) = planned(facts(recurrence(1, attempt(1, outcome), kind=CONTROL)))
+        default = decision(64, optimize_power=False)
+        ended = attempt(1, outcome, decision=default)
+        (action,) = planned(facts(recurrence(1, ended, kind=CONTROL)))
         assert isinstance(action, DecideAttempt) is again
+
+    def test_what_another_mode_has_chosen_and_failed_is_followed_by_the_default(self) -> None:
+        chosen = attempt(1, Outcome.OUT_OF_MEMORY, decision=decision(512))
+        (action,) = planned(facts(recurrence(1, chosen)), mode="Observe")
+        assert isinstance(action, DecideAttempt)
+        assert (action.decision.batch_size, action.decision.optimize_power) == (64, False)
 
 
 class TestRequests:

@@ -53,6 +53,10 @@ CORE = Result(
     sweep_joules=1234567.1234567,
     sweep_seconds=12345.67891234,
     sweeping=16_777_216,
+    carried_epochs=100_000,
+    carried_energy_joules=123456789.123456,
+    carried_time_seconds=1234567.123456,
+    carried_elsewhere=True,
 )
 POINTS = tuple(PowerProfilePoint(700.0 - 25.0 * n, 600.123456 - n, 0.123456789) for n in range(21))
 SWEEP = tuple(SweepMeasurement(2**n, 12.3456789 * n, 1234.56789 * n) for n in range(3, 11))
@@ -136,6 +140,22 @@ def test_a_result_of_an_older_runtime_has_no_sweep() -> None:
     read = Result.from_body(old)
     assert [getattr(read, name) for name in new] == [None, None, (), None, None, None]
     assert read.energy_joules == CORE.energy_joules
+
+
+def test_a_result_of_an_older_runtime_carries_nothing() -> None:
+    new = ("carried_epochs", "carried_energy_joules", "carried_time_seconds", "carried_elsewhere")
+    old = {name: value for name, value in asdict(CORE).items() if name not in new}
+    read = Result.from_body(old)
+    assert [getattr(read, name) for name in new] == [None] * 4
+    assert read.energy_joules == CORE.energy_joules
+
+
+def test_what_a_result_carries_comes_back_and_costs_nothing_where_there_is_none() -> None:
+    read = decode_result(encode_result(CORE))
+    assert read is not None
+    assert (read.carried_epochs, read.carried_elsewhere) == (100_000, True)
+    assert read.carried_energy_joules == pytest.approx(CORE.carried_energy_joules, rel=1e-6)
+    assert b"carried" not in encode_result(Result(epochs=3))
 
 
 def test_a_core_that_does_not_fit_is_an_error_and_no_half_result() -> None:

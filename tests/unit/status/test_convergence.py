@@ -100,6 +100,21 @@ def test_nothing_converges_where_nothing_is_chosen(mode: str) -> None:
     assert convergence(seen).reason == "NotOptimizing"
 
 
+@pytest.mark.parametrize("most", [Mode.OBSERVE, Mode.RECOMMEND])
+def test_where_the_operator_allows_no_choice_it_says_so(most: Mode) -> None:
+    asked = view(*settled())
+    assert asked.spec is not None
+    seen = replace(asked, spec=asked.spec.with_mode_at_most(most))
+
+    found = convergence(seen)
+
+    assert (found.is_converged, found.reason) == (False, "ModeLimited")
+    assert found.message == (
+        f"spec.mode is Optimize, and the operator allows {most} at most in this namespace: no "
+        "batch size is chosen"
+    )
+
+
 # With the real policies ------------------------------------------------------
 
 

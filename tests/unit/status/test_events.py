@@ -12,6 +12,7 @@ from tests.support.jobs import START, at, decision, execution_of
 from tests.support.plan_facts import attempt, recurrence
 from tests.unit.status.situations import NOW, ended, never_valid, view
 from zeus_operator.api.template import Problem
+from zeus_operator.plan_spec import Mode
 from zeus_operator.records import RecurrenceState
 from zeus_operator.status.events import EventNote, event_manifest, events_of
 from zeus_operator.status.projection import project
@@ -53,6 +54,12 @@ def cancelled() -> StatusView:
     return view(recurrence(1, tried, state=RecurrenceState.CANCELLED))
 
 
+def limited(**changes: Any) -> StatusView:
+    seen = view(**changes)
+    assert seen.spec is not None
+    return replace(seen, spec=seen.spec.with_mode_at_most(Mode.OBSERVE))
+
+
 DUE = "the recurrence of 2026-03-02T12:00:01Z"
 
 
@@ -80,6 +87,9 @@ DUE = "the recurrence of 2026-03-02T12:00:01Z"
         (never_valid(problems=(BAD,)), "Invalid", "Warning", str(BAD)),
         (view(refusal=("ChildRefused", "exceeded quota")), "ChildRefused", "Warning",
          "exceeded quota"),
+        (limited(), "ModeLimited", "Warning",
+         "spec.mode is Optimize, and the operator allows Observe at most in this namespace: no "
+         "batch size is chosen"),
         (view(*FAILURES), "PausedAfterFailures", "Warning",
          "paused after 3 failed recurrences in a row (retry.pauseAfterFailures is 3); the last "
          "attempt ended as crashed: exit code 1. Repair the job and apply it again, or run it "
@@ -140,6 +150,16 @@ def test_a_repair_that_did_not_help_is_said_again() -> None:
     before = project(never_valid(problems=(BAD,), now=START))
     seen = never_valid(problems=(BAD,), previous=before, generation=2)
     assert [n.reason for n in notes(seen, NOW - timedelta(minutes=1))] == ["Invalid"]
+
+
+def test_a_mode_that_is_limited_is_said_once() -> None:
+    before = project(view(now=START))
+    first = limited(previous=before)
+    (said_first,) = notes(first, NOW - timedelta(minutes=1))
+    assert said_first.reason == "ModeLimited"
+
+    later = limited(previous=project(first), now=NOW + timedelta(minutes=40))
+    assert notes(later, later.now - timedelta(minutes=30)) == ()
 
 
 def test_an_event_is_about_the_zeusjob_and_of_the_time_of_the_fact() -> None:

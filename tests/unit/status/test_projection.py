@@ -21,7 +21,7 @@ from zeus_operator.api.status import ZeusJobStatus
 from zeus_operator.api.template import Problem
 from zeus_operator.deciding import decide
 from zeus_operator.executors.pods import ChildPhase, ChildView, Trouble
-from zeus_operator.plan_spec import JobPlanSpec
+from zeus_operator.plan_spec import JobPlanSpec, Mode
 from zeus_operator.records import RecurrenceKind, RecurrenceRecord, RecurrenceState
 from zeus_operator.status.history import summarize
 from zeus_operator.status.projection import project, store_away
@@ -54,6 +54,7 @@ def test_an_open_run_is_shown_with_its_progress() -> None:
     assert project(seen)["active"] == [
         {
             "recurrence": 10,
+            "number": 1,
             "kind": "Learned",
             "state": "Running",
             "scheduledTime": "2026-03-02T12:00:01Z",
@@ -141,9 +142,16 @@ def test_a_failed_run_has_no_model_and_says_how_it_failed() -> None:
 def test_the_last_ten_runs_are_shown_newest_first_and_a_skipped_one_is_no_outcome() -> None:
     status = project(view(*(ended(n) for n in range(1, 13)), skipped(13)))
     assert [run["recurrence"] for run in status["runs"]] == list(range(130, 30, -10))
+    assert [run.get("number") for run in status["runs"]] == list(range(13, 3, -1))
     assert status["runs"][0]["outcome"] == "Skipped"
     assert status["lastOutcome"] == "Reached"
     assert status["totals"]["recurrences"] == 12
+
+
+def test_a_tick_that_was_skipped_has_no_number() -> None:
+    (run,) = project(view(replace(skipped(1), ordinal=0)))["runs"]
+    assert (run["recurrence"], run["outcome"]) == (10, "Skipped")
+    assert "number" not in run
 
 
 def test_the_best_configuration_pays_for_its_failed_attempts() -> None:
@@ -196,6 +204,18 @@ def test_a_recommendation_is_what_the_policy_said_not_the_cheapest_candidate() -
     assert status["recommendation"]["batchSize"] == 32
     assert "The policy would take 32: because" in status["recommendation"]["sentence"]
     assert "recommendation" not in project(view(recurrence(1, attempt(1, decision=decided))))
+
+
+def test_the_mode_that_holds_is_shown() -> None:
+    asked = view(spec={"mode": "Recommend"})
+    assert asked.spec is not None
+    limited = replace(asked, spec=asked.spec.with_mode_at_most(Mode.OBSERVE))
+    assert [project(each)["mode"] for each in (asked, limited)] == ["Recommend", "Observe"]
+
+
+def test_the_room_of_the_history_is_shown_also_where_there_is_none() -> None:
+    assert project(view(history_kibibytes=0))["historyKibibytes"] == 0
+    assert "historyKibibytes" not in project(view())
 
 
 def test_requested_runs_go_by_the_id_that_a_person_gave() -> None:

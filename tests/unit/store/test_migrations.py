@@ -19,7 +19,12 @@ from sqlalchemy.pool import NullPool
 from tests.support.eventually import eventually
 from tests.support.jobs import apply
 from tests.support.postgres import TestServer
-from zeus_operator.store.connection import StoreError, database_url
+from zeus_operator.store.connection import (
+    StoreError,
+    StoreUnavailable,
+    database_url,
+    open_engine,
+)
 from zeus_operator.store.migrate import MIGRATIONS, NEWEST_REVISION, current_revision
 from zeus_operator.store.models import metadata
 from zeus_operator.store.store import Store
@@ -102,15 +107,65 @@ def test_stores_that_connect_at_once_migrate_once(postgres_server: TestServer) -
         store.close()
 
 
-def test_a_schema_of_a_newer_release_is_left_alone(database: str) -> None:
+def be_at(database: str, revision: str) -> None:
+    """Let the database say that it has another schema."""
     engine = create_engine(database, poolclass=NullPool)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+
+
+def revision_of(database: str) -> str | None:
+    with create_engine(database, poolclass=NullPool).connect() as connection:
+        return current_revision(connection)
+
+
+def test_a_schema_of_the_release_after_this_one_is_left_alone_and_run_on(database: str) -> None:
+    after = f"{int(NEWEST_REVISION) + 1:04}"
+    be_at(database, after)
+
     store = Store.connect(database)
     assert apply(store).generation == 1
+    assert store.migrate() == after
+    store.ping()
     store.close()
-    with engine.connect() as connection:
-        assert current_revision(connection) == "9999"
+
+    assert revision_of(database) == after
+
+
+@pytest.mark.parametrize(
+    "revision", [f"{int(NEWEST_REVISION) + 2:04}", "9999", "0000", "4f1c2a9be0d3"]
+)
+def test_a_schema_that_this_release_does_not_know_is_refused_and_left_alone(
+    database: str, revision: str
+) -> None:
+    running = Store.connect(database)
+    be_at(database, revision)
+    words = (
+        f"the schema of the database is {revision}, and this release runs on {NEWEST_REVISION} and "
+        f"{int(NEWEST_REVISION) + 1:04} alone: install the newer release again"
+    )
+
+    for asked in (running.ping, running.migrate, lambda: Store.connect(database)):
+        with pytest.raises(StoreError) as raised:
+            asked()
+        assert str(raised.value).startswith(words)
+        assert not isinstance(raised.value, StoreUnavailable)
+    running.close()
+
+    assert revision_of(database) == revision
+
+
+def test_an_older_schema_is_no_fault_of_a_replica_that_does_not_lead(
+    postgres_server: TestServer,
+) -> None:
+    with postgres_server.database(empty=True) as url:
+        store = Store(open_engine(url))
+        store.ping()
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            upgrade(connection, "0001")
+        store.ping()
+        assert store.migrate() == NEWEST_REVISION
+        store.close()
 
 
 def test_rows_of_the_release_before_are_read_whether_older_or_newer_than_the_schema(

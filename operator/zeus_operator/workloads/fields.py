@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zeus_operator.api.template import TemplateError
+from zeus_operator.api.problems import TemplateError
 
 
 def mapping_in(parent: dict[str, Any], key: str, path: str) -> dict[str, Any]:

@@ -138,6 +138,14 @@ def test_the_policy_is_one_that_the_program_takes(helm: Helm, policy: Values) ->
     assert len(found.gpus) == len(policy.get("gpus", ()))
 
 
+def test_a_rate_that_was_taken_away_is_the_programs_own(helm: Helm) -> None:
+    rendered = helm.render(with_agent({"policy": {"maxChangesPerMinute": None}}))
+    text = rendered.get("ConfigMap", "zeus-agent-policy")["data"]["policy.yaml"]
+
+    assert "maxChangesPerMinute" not in text
+    assert parse_policy(text.encode()) == parse_policy(b"version: 1")
+
+
 def test_pods_reach_the_agent_of_their_own_node_alone(helm: Helm) -> None:
     service = helm.render().get("Service", "zeus-agent")["spec"]
 

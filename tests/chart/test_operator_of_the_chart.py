@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import yaml
 
 from tests.chart.support.helm import CHART, LEAST, NAMESPACE, Helm, Rendered, merged
 from zeus_operator.api.rbac import SERVICE_ACCOUNT
+from zeus_operator.history.fitting import MAX_KIBIBYTES, MIN_KIBIBYTES
 from zeus_operator.lease import LeaseTimes
+from zeus_operator.plan_spec import Mode
 from zeus_operator.settings import AGENT_PORT, VARIABLES, OperatorSettings, load_settings
 from zeus_runtime.protocol import AGENT_AUDIENCE
 
@@ -81,10 +84,18 @@ OTHER = {
     "statementTimeoutSeconds": 5.5,
     "transactionIdleTimeoutSeconds": 6,
     "metricsJobs": 1_000_000,
+    "maxMode": "Observe",
+    "maxModeByNamespace": [
+        {"namespace": "team-a", "mode": "Optimize"},
+        {"namespace": "team-*", "mode": "Recommend"},
+    ],
+    "historyKibibytes": 0,
     "agentTrustSeconds": 31,
     "agentReportsSeconds": 16,
     "logFormat": "text",
 }
+TEXTS = {"maxModeByNamespace": "team-a=Optimize,team-*=Recommend"}
+"""Of what is not its own text."""
 
 
 def test_the_test_below_has_another_value_for_each_setting() -> None:
@@ -103,8 +114,21 @@ def test_a_setting_that_is_given_reaches_the_program_and_changes_no_other(
 
     changed = {name: after[name] for name in after if after[name] != before[name]}
     variable = next(each for each in VARIABLES if camel(each.field) == key)
-    assert changed == {variable.name: str(OTHER[key])}
+    assert changed == {variable.name: TEXTS.get(key, str(OTHER[key]))}
     load_settings(after)
+
+
+def test_the_chart_takes_the_modes_and_sizes_that_the_program_takes() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    said = schema["operator"]["properties"]["settings"]["properties"]
+    of_namespace = said["maxModeByNamespace"]["items"]["properties"]["mode"]
+    room = said["historyKibibytes"]
+
+    assert said["maxMode"]["enum"] == of_namespace["enum"] == list(Mode)
+    assert (room["anyOf"], room["maximum"]) == (
+        [{"const": 0}, {"minimum": MIN_KIBIBYTES}],
+        MAX_KIBIBYTES,
+    )
 
 
 def test_the_program_takes_what_the_rest_of_the_chart_says(helm: Helm) -> None:

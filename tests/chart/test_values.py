@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tests.chart.support.helm import CHART, LEAST, REPOSITORY, Helm, HelmError, 
 from tools.chart_values import GENERATED, ValuesError, read_values
 from zeus_agent.metrics import agent_version
 from zeus_operator.api.manifest import load_manifest
+
+TEAM_A = {"namespace": "team-a", "mode": "Observe"}
 
 LINTED = {name: CASES[name] for name in list(CASES)[:4]}
 
@@ -77,6 +80,11 @@ def test_a_database_is_required_in_a_clear_sentence(helm: Helm) -> None:
             "agent.updateStrategy.rollingUpdate.maxSurge is 1, and must be 0",
             id="two agents on a node",
         ),
+        pytest.param(
+            {"operator": {"settings": {"maxModeByNamespace": [TEAM_A, TEAM_A]}}},
+            "operator.settings.maxModeByNamespace names team-a twice",
+            id="two modes of a namespace",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(
@@ -127,6 +135,27 @@ def test_an_unknown_key_is_refused_by_its_name(
         ({"operator": {"replicas": 0}}, "/operator/replicas"),
         ({"operator": {"replicas": "two"}}, "/operator/replicas"),
         ({"operator": {"settings": {"resyncSeconds": 5}}}, "/operator/settings/resyncSeconds"),
+        ({"operator": {"settings": {"resyncSeconds": "9.5"}}}, "/operator/settings/resyncSeconds"),
+        ({"operator": {"settings": {"resyncSeconds": "1m"}}}, "/operator/settings/resyncSeconds"),
+        ({"operator": {"settings": {"maxMode": "None"}}}, "/operator/settings/maxMode"),
+        (
+            {"operator": {"settings": {"maxModeByNamespace": [{**TEAM_A, "mode": "observe"}]}}},
+            "/operator/settings/maxModeByNamespace/0/mode",
+        ),
+        (
+            {"operator": {"settings": {"maxModeByNamespace": [{**TEAM_A, "namespace": "A"}]}}},
+            "/operator/settings/maxModeByNamespace/0/namespace",
+        ),
+        (
+            {"operator": {"settings": {"historyKibibytes": 8}}},
+            "/operator/settings/historyKibibytes",
+        ),
+        (
+            {"operator": {"settings": {"historyKibibytes": 257}}},
+            "/operator/settings/historyKibibytes",
+        ),
+        ({"gpuSimulator": {"timeScale": "0.0"}}, "/gpuSimulator/timeScale"),
+        ({"gpuSimulator": {"noise": "1.5"}}, "/gpuSimulator/noise"),
         ({"agent": {"nvidia": {"mode": "gpu"}}}, "/agent/nvidia/mode"),
         ({"agent": {"terminationGracePeriodSeconds": 5}}, "/agent/terminationGracePeriodSeconds"),
         ({"agent": {"stateDirectory": "state"}}, "/agent/stateDirectory"),
@@ -139,6 +168,78 @@ def test_an_unknown_key_is_refused_by_its_name(
 )
 def test_a_wrong_value_is_refused_by_its_path(helm: Helm, values: Values, path: str) -> None:
     assert f"at '{path}'" in refused(helm, merged(LEAST, values))
+
+
+def _keys(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for key, child in schema.get("properties", {}).items():
+        found += [(f"{path}.{key}".strip("."), child), *_keys(child, f"{path}.{key}")]
+    return found
+
+
+NUMBERS = {
+    name: child
+    for name, child in _keys(json.loads((CHART / "values.schema.json").read_text()))
+    if child.get("type") == ["number", "string"]
+}
+
+
+def test_the_command_line_takes_decimals_and_they_reach_the_programs(helm: Helm) -> None:
+    """Helm makes a number only of what is whole; the rest it hands on as a text."""
+    given = {
+        "operator.settings.leaseDurationSeconds": "15.5",
+        "operator.settings.resyncSeconds": "60.0",
+        "agent.settings.pollSeconds": "0.5",
+        "agent.policy.maxChangesPerMinute": "0.5",
+        "gpuSimulator.timeScale": "0.2",
+        "gpuSimulator.noise": "0.05",
+        "gpuSimulator.enabled": "true",
+    }
+    options = [part for name, text in given.items() for part in ("--set", f"{name}={text}")]
+
+    text = helm.run("template", "zeus", str(CHART), *options, values=LEAST)
+
+    for expected in (
+        '- name: ZEUS_OPERATOR_LEASE_DURATION_SECONDS\n              value: "15.5"',
+        '- name: ZEUS_OPERATOR_RESYNC_SECONDS\n              value: "60.0"',
+        "- --poll-seconds=0.5",
+        "    maxChangesPerMinute: 0.5\n",
+        "--time-scale=0.2",
+        "--noise=0.05",
+    ):
+        assert expected in text
+
+
+def test_a_wrong_decimal_of_the_command_line_is_refused_by_its_name(helm: Helm) -> None:
+    with pytest.raises(HelmError, match="at '/gpuSimulator/noise'"):
+        helm.run("template", "zeus", str(CHART), "--set", "gpuSimulator.noise=1.01", values=LEAST)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_decimal_is_bounded_as_a_number_is(name: str) -> None:
+    bounds = NUMBERS[name]
+    keys = bounds.keys() & {"minimum", "exclusiveMinimum", "maximum"}
+    edges = {Decimal(str(bounds[key])) for key in keys}
+    near = {edge + step for edge in edges for step in map(Decimal, STEPS)}
+    tried = sorted(near | {Decimal(10) ** power * 9 for power in range(-3, 7)})
+
+    for value in tried:
+        is_allowed = (
+            value >= Decimal(str(bounds.get("minimum", 0)))
+            and value > Decimal(str(bounds.get("exclusiveMinimum", -1)))
+            and value <= bounds.get("maximum", value)
+        )
+        for text in {f"{value:f}", f"{value:.6f}"}:
+            assert bool(re.search(bounds["pattern"], text)) is is_allowed, text
+
+
+STEPS = ("-100", "-10", "-1", "-0.5", "-0.01", "0", "0.000001", "0.01", "0.5", "1", "9", "99.25")
+
+
+@pytest.mark.parametrize("text", ["", ".5", "5.", "1e3", "+1.5", "-1.5", "1.5s", "0x1.8", "1,5"])
+def test_what_is_no_decimal_is_none(text: str) -> None:
+    assert NUMBERS.keys() >= {"gpuSimulator.timeScale", "operator.settings.resyncSeconds"}
+    assert not [name for name, said in NUMBERS.items() if re.search(said["pattern"], text)]
 
 
 @pytest.mark.parametrize(
@@ -200,13 +301,6 @@ def test_schema_and_page_are_what_the_values_say() -> None:
     stale = [path for path, text in GENERATED.items() if (REPOSITORY / path).read_text() != text()]
 
     assert stale == []
-
-
-def _keys(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for key, child in schema.get("properties", {}).items():
-        found += [(f"{path}.{key}".strip("."), child), *_keys(child, f"{path}.{key}")]
-    return found
 
 
 def test_every_key_has_a_description_where_editors_look() -> None:

@@ -156,6 +156,7 @@ class FullCluster:
             plane=plane,
             programs=self.programs,
             kube_proxy=plane.kubeconfig_of("kube-proxy", "/CN=system:kube-proxy"),
+            network_policies=plane.kubeconfig_of("kube-router", "/CN=system:kube-router"),
             kubelet_options=self._kubelet_options,
             gpu_options=self._gpu_options,
         )

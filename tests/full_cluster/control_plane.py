@@ -32,7 +32,7 @@ _COREFILE = """\
     }}
 }}
 """
-_DNS_MANIFEST = Path(__file__).parent / "dns.yaml"
+_MANIFESTS = Path(__file__).parent
 
 
 class FullControlPlane(ControlPlane):
@@ -79,11 +79,12 @@ class FullControlPlane(ControlPlane):
         self._addresses = addresses
 
     def start(self) -> None:
-        """As `ControlPlane.start`; the scheduler and the DNS server run then, too."""
+        """As `ControlPlane.start`; scheduler and DNS server run then; nodes may do their work."""
         super().start()
         try:
             self._start_scheduler()
             self._start_dns()
+            self._make("network-policies.yaml")
         except BaseException:
             self.stop()
             raise
@@ -119,17 +120,19 @@ class FullControlPlane(ControlPlane):
                 kubeconfig=kubeconfig,
             )
         )
+        addresses = self._addresses
+        self._make("dns.yaml", DNS_SERVICE=addresses.dns, DNS_SERVER=addresses.control_plane)
+        self._launch("coredns", self._programs.coredns, f"-conf={corefile}")
+
+    def _make(self, manifests: str, **placeholders: object) -> None:
+        """Make the objects of a file beside this one."""
+        text = (_MANIFESTS / manifests).read_text()
+        for placeholder, value in placeholders.items():
+            text = text.replace(placeholder, str(value))
         with contextlib.closing(self.api()) as api:
-            text = _DNS_MANIFEST.read_text()
-            for placeholder, value in (
-                ("DNS_SERVICE", self._addresses.dns),
-                ("DNS_SERVER", self._addresses.control_plane),
-            ):
-                text = text.replace(placeholder, str(value))
             for manifest in yaml.safe_load_all(text):
                 group = "api" if manifest["apiVersion"] == "v1" else "apis"
                 namespace = manifest["metadata"].get("namespace")
                 middle = f"/namespaces/{namespace}" if namespace else ""
                 collection = f"{manifest['kind'].lower()}s"
                 api.post(f"/{group}/{manifest['apiVersion']}{middle}/{collection}", manifest)
-        self._launch("coredns", self._programs.coredns, f"-conf={corefile}")

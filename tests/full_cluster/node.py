@@ -1,10 +1,10 @@
-"""A node: containerd, kubelet, kube-proxy and simulated GPUs, in namespaces of their own."""
+"""A node: containerd, kubelet, kube-proxy, policies and simulated GPUs, in its own namespaces."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,8 @@ from tests.support.eventually import eventually
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
+# What enforces NetworkPolicies makes the chain at once, and this rule of it with all the others.
+_POLICIES_CHAIN, _POLICIES_LAST_RULE = "KUBE-ROUTER-FORWARD", "--mark 0x20000/0x20000 -j ACCEPT"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Surroundings:
 
     Attributes:
         kube_proxy: kubeconfig of every node's kube-proxy.
+        network_policies: kubeconfig of what enforces NetworkPolicies on every node.
         kubelet_options: of the kubelet's configuration; they override the harness's own.
         gpu_options: of `gpu_simulator.create_state`, e.g. `{"time_scale": 0.05}`.
     """
@@ -46,6 +49,7 @@ class Surroundings:
     plane: ControlPlane
     programs: Programs
     kube_proxy: Path
+    network_policies: Path
     kubelet_options: Mapping[str, Any] = field(default_factory=dict)
     gpu_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,6 +94,7 @@ class Node:
             self._around.network.attach(self.number, self._processes.first_pid)
             self._start_containerd()
             self._start_kube_proxy()
+            self._start_network_policies()
             self.start_kubelet()
             if self._models:
                 self._start_device_plugin()
@@ -158,12 +163,11 @@ class Node:
                 return False
             return int(node["status"]["allocatable"].get(GPU_RESOURCE, 0)) == len(self._models)
 
+        gpus = f"{self.name} is ready and offers {len(self._models)} GPUs"
+        policies = f"{self.name} enforces NetworkPolicies"
         try:
-            eventually(ready, f"{self.name} is ready and offers {len(self._models)} GPUs")
-        except AssertionError as error:
-            raise NodeError(
-                f"{error}; the end of the kubelet's log:\n{self.log('kubelet')}"
-            ) from None
+            self._await(ready, gpus, "kubelet")
+            self._await(self._enforces_policies, policies, "network-policies")
         finally:
             api.close()
 
@@ -208,7 +212,11 @@ class Node:
         return self._processes.are_running
 
     def log(self, name: str, lines: int = 40) -> str:
-        """Return the end of the log of `kubelet`, `containerd`, `kube-proxy`, `device-plugin`."""
+        """Return the end of a log.
+
+        Args:
+            name: `kubelet`, `containerd`, `kube-proxy`, `network-policies` or `device-plugin`.
+        """
         return self._processes.log(name, lines)
 
     # Parts ---------------------------------------------------------------------
@@ -282,6 +290,29 @@ class Node:
             f"--cluster-cidr={self._around.instance.addresses.pods}",
             "--conntrack-max-per-core=0",  # the limit is the whole machine's
         )
+
+    def _start_network_policies(self) -> None:
+        self._processes.start_part(
+            "network-policies",
+            self._around.programs.network_policies,
+            f"--kubeconfig={self._around.network_policies}",
+            f"--node={self.name}",
+            f"--services={self._around.instance.addresses.services}",
+        )
+
+    def _enforces_policies(self) -> bool:
+        self._processes.need_running()
+        rules = self.run("iptables", "--list-rules")
+        return any(
+            rule.startswith(f"-A {_POLICIES_CHAIN}") and rule.endswith(_POLICIES_LAST_RULE)
+            for rule in rules.splitlines()
+        )
+
+    def _await(self, condition: Callable[[], bool], what: str, part: str) -> None:
+        try:
+            eventually(condition, what)
+        except AssertionError as error:
+            raise NodeError(f"{error}; the end of {part}'s log:\n{self.log(part)}") from None
 
     def _start_device_plugin(self) -> None:
         module = ("-m", "gpu_simulator.control", "--state", self._gpu_state, "device-plugin")

@@ -24,6 +24,10 @@ SYSCTLS = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 
+# Of the node's network namespace alone: that pods are routed, and that iptables sees what one pod
+# sends another one on the same bridge.
+_NETWORK_SWITCHES = ("ipv4/ip_forward", "bridge/bridge-nf-call-iptables")
+
 
 def main() -> None:
     """Prepare the node that `sys.argv` names, say so by making a file, then wait for ever."""
@@ -32,7 +36,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     socket.sethostname(hostname)
     _mount_all(folder)
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    for name in _NETWORK_SWITCHES:
+        Path("/proc/sys/net", name).write_text("1")
     ready.touch()
     while True:
         signal.sigwait({signal.SIGCHLD})

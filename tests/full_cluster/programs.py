@@ -36,14 +36,18 @@ CONTAINERD_PROGRAMS = {
 RUNC_PROGRAMS = {"runc": "github.com/opencontainers/runc"}
 COREDNS_MODULE = MODULES / "coredns"
 COREDNS_PROGRAMS = {"coredns": "zeus-operator.test/coredns"}  # its source lies in that folder
+KUBE_ROUTER_MODULE = MODULES / "kube-router"
+KUBE_ROUTER_PROGRAMS = {"network-policies": "zeus-operator.test/network-policies"}  # this one, too
 
 # Where distributions put the CNI plug-ins: Debian, then Fedora and the plug-ins' own releases.
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/usr/libexec/cni"), Path("/opt/cni/bin"))
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+_BRIDGES_IN_IPTABLES = Path("/proc/sys/net/bridge")
 SYSTEM_PROGRAMS = (
     "busybox",
     "conntrack",
     "ip",
+    "ipset",
     "iptables",
     "mount",
     "nsenter",
@@ -68,6 +72,7 @@ class Programs:
     containerd_directory: Path
     runc: Path
     coredns: Path
+    network_policies: Path
     cni_directory: Path
 
     @property
@@ -95,7 +100,8 @@ def find_programs(environ: Mapping[str, str] = os.environ) -> Programs:
     containerd = build_programs(MODULES / "containerd", CONTAINERD_PROGRAMS, environ=environ)
     # Without seccomp every sandbox fails: the kubelet asks for the runtime's default profile.
     runc = build_programs(MODULES / "runc", RUNC_PROGRAMS, tags="seccomp", environ=environ)
-    coredns = _build_coredns(environ)
+    coredns = _build_own(COREDNS_MODULE, COREDNS_PROGRAMS, environ)
+    kube_router = _build_own(KUBE_ROUTER_MODULE, KUBE_ROUTER_PROGRAMS, environ)
     return Programs(
         control_plane=control_plane,
         kube_scheduler=node / "kube-scheduler",
@@ -104,18 +110,24 @@ def find_programs(environ: Mapping[str, str] = os.environ) -> Programs:
         containerd_directory=containerd,
         runc=runc / "runc",
         coredns=coredns / "coredns",
+        network_policies=kube_router / "network-policies",
         cni_directory=cni_directory,
     )
 
 
-def _build_coredns(environ: Mapping[str, str]) -> Path:
+def _build_own(module: Path, programs: Mapping[str, str], environ: Mapping[str, str]) -> Path:
     # What is built is known by the module's lock and the flags; of the source, this tag tells.
-    source = hashlib.sha256((COREDNS_MODULE / "main.go").read_bytes()).hexdigest()[:12]
-    return build_programs(COREDNS_MODULE, COREDNS_PROGRAMS, tags=f"main_{source}", environ=environ)
+    source = hashlib.sha256((module / "main.go").read_bytes()).hexdigest()[:12]
+    return build_programs(module, programs, tags=f"main_{source}", environ=environ)
 
 
 def _need_system_packages() -> Path:
-    """Return the folder of the CNI plug-ins; raise if the machine lacks one or a program."""
+    """Return the folder of the CNI plug-ins; raise if the machine lacks what a node needs."""
+    if not _BRIDGES_IN_IPTABLES.is_dir():
+        raise BinariesUnavailable(
+            "a whole cluster needs the kernel's br_netfilter, so that NetworkPolicies also count "
+            "between pods of one node: `modprobe br_netfilter`"
+        )
     missing = [name for name in SYSTEM_PROGRAMS if shutil.which(name) is None]
     cni = [
         folder

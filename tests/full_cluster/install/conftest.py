@@ -1,4 +1,4 @@
-"""One cluster for the package whose GPUs are the chart's; a release for each module."""
+"""One cluster for the package, whose GPUs are the chart's; one release for alike modules."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.full_cluster.install.database import DatabaseForPods
 from tests.full_cluster.install.digits import Team, team
 from tests.full_cluster.install.images import archives
 from tests.full_cluster.install.release import Release
+from tests.full_cluster.install.releases import Releases
 from tests.full_cluster.programs import Programs
 
 MakeTeam = Callable[[], Team]
@@ -55,25 +56,28 @@ def api(full_cluster: FullCluster) -> Iterator[Api]:
     client.close()
 
 
+@pytest.fixture(scope="package")
+def releases(
+    full_cluster: FullCluster, database_server: DatabaseForPods, helm: Helm
+) -> Iterator[Releases]:
+    """Installs what a module wants."""
+    with contextlib.closing(full_cluster.api()) as api:
+        made = Releases(full_cluster, helm, api, database_server)
+        yield made
+        made.end()
+
+
 @pytest.fixture(scope="module")
 def release(
-    request: pytest.FixtureRequest,
-    full_cluster: FullCluster,
-    database_server: DatabaseForPods,
-    helm: Helm,
-    api: Api,
-) -> Iterator[Release]:
-    """The chart, installed on an empty database; all of it is gone afterwards.
+    request: pytest.FixtureRequest, releases: Releases, full_cluster: FullCluster
+) -> Release:
+    """The chart at work, on a database of its own; the one of the module before, if it is alike.
 
-    The module's `CHANGES`, if it has some, are values.
+    The module's `CHANGES`, if it has some, are values; or what its `changes_on(cluster)` returns.
     """
-    url = database_server.create(Path(request.path).stem)
-    changes = getattr(request.module, "CHANGES", {})
-    made = Release(full_cluster, helm, api, url, changes)
-    made.prepare()
-    made.install()
-    yield made
-    made.remove_all()
+    changes_on = getattr(request.module, "changes_on", None)
+    changes = changes_on(full_cluster) if changes_on else getattr(request.module, "CHANGES", {})
+    return releases.with_changes(changes)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import signal
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -57,8 +57,9 @@ class DatabaseForPods:
         eventually(lambda: _answers(engine), f"PostgreSQL lets {_USER} in by way of {self.host}")
         return url
 
-    def count(self, name: str, table: str) -> int:
-        """Return the number of rows of a table."""
+    def count(self, url: str, table: str) -> int:
+        """Return the number of rows of a table in the database that pods know by `url`."""
+        name = make_url(url).database
         engine = create_engine(self._admin.url.set(database=name), poolclass=NullPool)
         with engine.connect() as connection:
             return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())

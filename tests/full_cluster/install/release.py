@@ -54,7 +54,7 @@ class Release:
         self.cluster = cluster
         self.helm = helm
         self.api = api
-        self._database = database
+        self.database = database
         self._values = merged(VALUES, changes or {})
 
     # What a person does --------------------------------------------------------
@@ -65,7 +65,7 @@ class Release:
         kubectl("create", "namespace", NAMESPACE)
         level = "pod-security.kubernetes.io/enforce=privileged"
         kubectl("label", "namespace", NAMESPACE, level)
-        url = f"--from-literal=url={self._database}"
+        url = f"--from-literal=url={self.database}"
         kubectl("create", "secret", "generic", DATABASE_SECRET, "--namespace", NAMESPACE, url)
 
     def install(self) -> str:
@@ -90,12 +90,17 @@ class Release:
 
     def remove_all(self) -> None:
         """Remove what is left on purpose, too, with every ZeusJob."""
-        if NAME in self.helm.run("list", "--short", "--namespace", NAMESPACE):
+        if self.is_installed:
             self.uninstall()
         self.cluster.kubectl("delete", "crd", "zeusjobs.zeus.energy", "--ignore-not-found")
         self.cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
 
     # What there is -------------------------------------------------------------
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether helm knows it."""
+        return NAME in self.helm.run("list", "--short", "--namespace", NAMESPACE)
 
     def pods(self, name: str = "", node: Node | None = None) -> list[Object]:
         """Return its pods, of one component and one node if these are given."""

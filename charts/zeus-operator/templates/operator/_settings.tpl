@@ -20,9 +20,12 @@ name of their variable in another spelling.
   value: zeus-operator
 - name: ZEUS_OPERATOR_WATCH_NAMESPACES
   value: {{ join "," .Values.watchNamespaces | quote }}
+- name: ZEUS_OPERATOR_WORKLOADS
+  value: {{ .Values.operator.workloads | default (list "Job") | join "," | quote }}
 {{- range $key, $value := .Values.operator.settings }}
+{{- $part := ternary "namespace-modes" "number" (kindIs "slice" $value) }}
 - name: ZEUS_OPERATOR_{{ snakecase $key | upper }}
-  value: {{ include "zeus-operator.number" $value | quote }}
+  value: {{ include (printf "zeus-operator.%s" $part) $value | quote }}
 {{- end }}
 {{- if .Values.agent.enabled }}
 - name: ZEUS_OPERATOR_AGENT_SERVICE
@@ -36,6 +39,20 @@ name of their variable in another spelling.
 - name: ZEUS_OPERATOR_RUNTIME_IMAGE
   value: {{ include "zeus-operator.image" (list . .Values.runtime.image) | quote }}
 {{- end }}
+{{- end }}
+
+{{- /* The list operator.settings.maxModeByNamespace in one line. */}}
+{{- define "zeus-operator.namespace-modes" -}}
+{{- $modes := dict -}}
+{{- $texts := list -}}
+{{- range . -}}
+{{- if hasKey $modes .namespace -}}
+{{- fail (printf "operator.settings.maxModeByNamespace names %s twice: only the first would count" .namespace) -}}
+{{- end -}}
+{{- $_ := set $modes .namespace .mode -}}
+{{- $texts = append $texts (printf "%s=%s" .namespace .mode) -}}
+{{- end -}}
+{{- join "," $texts -}}
 {{- end }}
 
 {{- define "zeus-operator.agent-address" -}}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.full_cluster.install.conftest import MakeTeam
 from tests.full_cluster.install.database import DatabaseForPods
 from tests.full_cluster.install.digits import JOB
 from tests.full_cluster.install.release import NAME, NAMESPACE, Release
 from tests.support.eventually import eventually
 
-DATABASE = Path(__file__).stem
 CHANGES = {"gpuSimulator": {"timeScale": 1}}
 NEW_PODS = {"operator": {"podAnnotations": {"v": "2"}}, "agent": {"podAnnotations": {"v": "2"}}}
 KINDS = "pods,deployments,daemonsets,services,serviceaccounts,networkpolicies,poddisruptionbudgets"
@@ -34,7 +31,7 @@ def test_an_upgrade_during_a_run_loses_nothing(release: Release, make_team: Make
     kept = {
         each["metadata"]["labels"]["app.kubernetes.io/name"]
         for each in release.pods()
-        if each["metadata"]["uid"] in before
+        if each["metadata"]["uid"] in before and "deletionTimestamp" not in each["metadata"]
     }
     assert kept <= {"zeus-gpu-simulator", "zeus-operator-test"}
     runs = team.await_runs(2)
@@ -54,7 +51,7 @@ def test_an_uninstall_during_a_run_puts_limits_back_and_leaves_runs_and_data(
     pod = team.await_training()
     node = release.node_of(pod)
     release.await_a_limit(node)
-    stored = database_server.count(DATABASE, "attempts")
+    stored = database_server.count(release.database, "attempts")
 
     release.uninstall()
 
@@ -72,7 +69,7 @@ def test_an_uninstall_during_a_run_puts_limits_back_and_leaves_runs_and_data(
         return bool(job["status"].get("succeeded"))
 
     eventually(succeeded, "the run that was under way has ended well", 180.0)
-    assert database_server.count(DATABASE, "attempts") == stored
+    assert database_server.count(release.database, "attempts") == stored
 
     release.install()
 

@@ -94,7 +94,7 @@ test-peers: setup ## Unmodified Zeus, zeusd and nvidia-ml-py on the simulated GP
 
 .PHONY: test-cluster
 test-cluster: setup binaries ## The operator on a real API server and the real controllers
-	$(PYTEST) tests/cluster
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/cluster
 
 # The newest and the oldest that are supported; tests/cluster/binaries has a folder for each.
 KUBERNETES := 1.37 1.34
@@ -105,16 +105,16 @@ test-cluster-full: setup ## Cluster tests on each Kubernetes in turn, outages of
 		export ZEUS_TEST_KUBERNETES=$$minor ZEUS_TEST_FULL=1; \
 		echo "--- Kubernetes $$minor ---"; \
 		$(BIN)/python -m tests.cluster.support.binaries > /dev/null; \
-		$(PYTEST) tests/cluster || exit 1; \
+		$(PYTEST) -n $(JOBS) --dist loadfile tests/cluster || exit 1; \
 	done
 
 .PHONY: test-chart
 test-chart: setup binaries ## The Helm chart: rendered in every way, installed on a real API server
-	$(PYTEST) tests/chart
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/chart
 
 .PHONY: test-observability
 test-observability: setup binaries ## Rules, alerts and dashboards on a real Prometheus with real data
-	$(PYTEST) tests/observability
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/observability
 
 .PHONY: test-full-cluster
 test-full-cluster: setup binaries ## Real nodes: kubelet, containerd, pods with simulated GPUs (needs root)
@@ -127,6 +127,16 @@ test-install: setup binaries ## From images to savings: the chart on the full cl
 	tools/system_packages.sh
 	$(BIN)/python -m tests.full_cluster.programs > /dev/null
 	$(PYTEST) tests/full_cluster/install
+
+# Modules with the same values stand beside each other: they share a release.
+OF_EACH_CHANGE := $(addprefix tests/full_cluster/install/,test_ends_of_releases.py \
+	test_ends_of_runs.py test_from_images_to_savings.py test_gpus_of_others.py)
+
+.PHONY: test-pods
+test-pods: setup binaries ## Of test-install what each change must pass: runs in real pods and their ends (needs root)
+	tools/system_packages.sh
+	$(BIN)/python -m tests.full_cluster.programs > /dev/null
+	$(PYTEST) --durations=15 $(OF_EACH_CHANGE)
 
 .PHONY: test-images test-images-full
 test-images: setup ## The images, each run as a cluster runs it (needs root and buildah)
@@ -142,7 +152,7 @@ test-gpu: setup ## What a real GPU tells agent and runtime; reads only (skipped 
 
 .PHONY: test-e2e
 test-e2e: setup ## The program as its user runs it, on one machine
-	$(PYTEST) tests/e2e
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/e2e
 
 # ---- A real Kubernetes ---------------------------------------------------------
 

@@ -15,4 +15,5 @@ measure -m benchmarks.savings.run
 measure -m benchmarks.gpu_model.fit
 measure -m benchmarks.operator.run
 measure -m benchmarks.agent.run
+measure -m benchmarks.runtime.run
 exit $status

@@ -3,15 +3,18 @@
 A key's description is the comment above it.  Lines of it that begin with `@schema` hold JSON
 schema, in YAML's flow style, that is added to what the default's type says; `@labels` marks labels,
 whose names may not be the chart's own; `@free` marks an object that the API server checks, so that
-it may have other keys than those that are there.
+it may have other keys than those that are there.  A `type: number` takes the text of a decimal as
+well, within the same bounds: what `helm --set` is given is a number only if it is whole.  Where a
+template would not make a number of it, it is `type: [number]`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +142,72 @@ def _schema(value: Value) -> dict[str, Any]:
             "properties": {each.path[-1]: _schema(each) for each in value.children},
         }
     kind = "object" if isinstance(value.default, dict) else _TYPES[type(value.default)]
-    return {**schema, "type": kind, **value.extra}
+    said = {"type": kind, **value.extra}
+    if said["type"] == "number":
+        said |= {"type": ["number", "string"], "pattern": decimal_pattern(said)}
+    return {**schema, **said}
+
+
+def decimal_pattern(bounds: Mapping[str, Any]) -> str:
+    """Return the pattern of the decimals within bounds, as JSON schema names these.
+
+    Only what the values have: a least value, from 0, and a whole number as the most.
+    """
+    is_above = "exclusiveMinimum" in bounds
+    least = Decimal(str(bounds["exclusiveMinimum" if is_above else "minimum"]))
+    most = bounds.get("maximum")
+    whole, _, digits = f"{least:f}".partition(".")
+    exact = digits.rstrip("0")
+    is_whole = not exact and not is_above
+    first = int(whole) + (not is_whole)
+    parts = [rf"({'|'.join(_whole_numbers(first, None if most is None else most - 1))})(\.[0-9]+)?"]
+    if not is_whole:
+        parts.append(rf"{whole}\.({'|'.join(_fractions(exact, is_above=is_above))})")
+    if most is not None:
+        parts.append(rf"{most}(\.0+)?")
+    return f"^({'|'.join(parts)})$"
+
+
+def _fractions(least: str, *, is_above: bool) -> Iterator[str]:
+    """Yield patterns of the digits after a point that are at least `least`, or above it."""
+    for index, digit in enumerate(least):
+        if digit != "9":
+            yield f"{least[:index]}[{int(digit) + 1}-9][0-9]*"
+    yield f"{least}[0-9]*[1-9][0-9]*" if is_above else f"{least}[0-9]*"
+
+
+def _whole_numbers(least: int, most: int | None) -> Iterator[str]:
+    """Yield patterns that together fit the whole numbers from `least` to `most`, or all above."""
+    length = len(str(least))
+    while most is None or 10 ** (length - 1) <= max(most, 1):
+        shortest = 10 ** (length - 1) if length > 1 else 0
+        low, high = max(least, shortest), 10**length - 1
+        if most is None:
+            yield from _of_one_length(str(low), str(high))
+            yield f"[1-9][0-9]{{{length},}}"
+            return
+        if low <= min(high, most):
+            yield from _of_one_length(str(low), str(min(high, most)))
+        length += 1
+
+
+def _of_one_length(least: str, most: str) -> Iterator[str]:
+    """Yield patterns of the numbers from `least` to `most`, which have as many digits."""
+    if not least:
+        yield ""
+        return
+    first, last, rest = int(least[0]), int(most[0]), len(least) - 1
+    if first == last:
+        yield from (f"{first}{each}" for each in _of_one_length(least[1:], most[1:]))
+        return
+    if least[1:].strip("0"):
+        yield from (f"{first}{each}" for each in _of_one_length(least[1:], "9" * rest))
+        first += 1
+    has_more = bool(most[1:].strip("9"))
+    if first <= last - has_more:
+        yield f"[{first}-{last - has_more}]" + "[0-9]" * rest
+    if has_more:
+        yield from (f"{last}{each}" for each in _of_one_length("0" * rest, most[1:]))
 
 
 MARK = "<!-- What follows is made from charts/zeus-operator/values.yaml by `make docs`. -->\n"

@@ -11,7 +11,8 @@ packages=(
   debootstrap                 # base images where no registry is reached
   gcc                         # to build runc, and the images' own programs
   iproute2                    # links
-  iptables                    # kube-proxy, kubelet
+  ipset                       # what enforces NetworkPolicies
+  iptables                    # kube-proxy, kubelet, NetworkPolicies
   libc6-dev
   libseccomp-dev              # to build runc
   mount                       # mount, umount

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.support.api import Api
+from tests.cluster.support.api import Api, ApiFailure
 from tests.cluster.support.binaries import Binaries, find_binaries
 from tests.cluster.support.control_plane import ControlPlane
+from tests.cluster.support.diagnosis import diagnosis
 from tests.cluster.support.endings import Trainer
 from tests.cluster.support.installed import (
     OPERATOR_NAMESPACE,
@@ -27,6 +29,7 @@ from tests.cluster.support.operator_process import OperatorProcess
 from tests.cluster.support.own_postgres import OwnPostgres
 from tests.cluster.support.zeusjobs import ZeusJobs
 from tests.support.postgres import database, postgres_server
+from zeus_operator.store.connection import StoreError
 from zeus_operator.store.store import Store
 
 __all__ = ["database", "postgres_server"]
@@ -77,9 +80,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep for the fixtures whether their test failed."""
+    """Keep for the fixtures whether their test failed: at this try, if it has a second one."""
     report = yield
-    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    has_failed = report.when != "setup" and item.stash.get(FAILED, False)
+    item.stash[FAILED] = has_failed or report.failed
     return report
 
 
@@ -197,6 +201,12 @@ def stored(database: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def zeusjobs(api: Api, namespace: str, stored: Store) -> ZeusJobs:
-    """The ZeusJobs of the namespace."""
-    return ZeusJobs(api, namespace, stored)
+def zeusjobs(
+    request: pytest.FixtureRequest, api: Api, namespace: str, stored: Store
+) -> Iterator[ZeusJobs]:
+    """The ZeusJobs of the namespace; of a test that fails, all that it holds is printed."""
+    yield ZeusJobs(api, namespace, stored)
+    if request.node.stash.get(FAILED, False):
+        print(f"--- what {namespace} holds ---")
+        with contextlib.suppress(ApiFailure, StoreError):  # a test may have ended either
+            print(diagnosis(api, namespace, stored))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.conftest import FAILED, LOG_LINES
 from tests.cluster.support.api import Api, ApiFailure
 from tests.cluster.support.bench import NARROW, Bench, allow_all, allow_some, applied
 from tests.cluster.support.binaries import Binaries
@@ -21,7 +22,7 @@ from tests.cluster.support.control_plane import ControlPlane
 from tests.cluster.support.endings import Ending, Gate, crashed, evicted, held
 from tests.cluster.support.happened_once import counted, everything_happened_once
 from tests.cluster.support.installed import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, install
-from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob
+from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob, ended_by_sigterm
 from tests.cluster.support.operator_process import OperatorProcess
 from tests.cluster.support.two_ranks import RUNTIME, TEMPLATES, Ranks, is_rank_zero
 from tests.cluster.support.workload_controllers import JOBSET, WorkloadControllers, define
@@ -39,15 +40,34 @@ Object = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def cluster(binaries: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane with the controllers of all kinds, and an operator that has the rights."""
-    directory = tmp_path_factory.mktemp("kinds")
-    with ControlPlane(directory / "plane", binaries) as plane:
+    """A control plane that an operator has all rights on."""
+    with ControlPlane(tmp_path_factory.mktemp("kinds") / "plane", binaries) as plane:
         install(plane)
         allow_all(plane)
-        with WorkloadControllers(plane, directory / "controllers"):
-            # The webhook answers once its certificate is read.
-            eventually(lambda: applied(plane, RUNTIME), "a runtime is taken")
-            yield plane
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def controllers(
+    cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkloadControllers]:
+    """The controllers of all kinds."""
+    with WorkloadControllers(cluster, tmp_path_factory.mktemp("controllers")) as running:
+        # The webhook answers once its certificate is read.
+        eventually(lambda: applied(cluster, RUNTIME), "a runtime is taken")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _words_of_controllers(
+    request: pytest.FixtureRequest, controllers: WorkloadControllers, namespace: str
+) -> Iterator[None]:
+    """Of a test that fails, print what the controllers have said of its namespace."""
+    yield
+    if request.node.stash.get(FAILED, False):
+        for name, lines in controllers.said_of(namespace).items():
+            print(f"--- what {name} said of {namespace} ---")
+            print("\n".join(lines[-LOG_LINES:]))
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +196,21 @@ def test_a_rank_that_is_asked_to_end_preempts_the_run(
     make_node: MakeNode,
     is_rank_0: bool,
 ) -> None:
-    """The training-operator counts it as failed at once, makes none anew and ends the others."""
-    bench, never = Bench("PyTorchJob", zeusjobs, stored), Gate()
+    """The training-operator counts it as failed at once, makes none anew and ends the others.
+
+    Where a pod is gone before the training-operator has looked, it makes another one.
+    """
+    bench, never, ends = Bench("PyTorchJob", zeusjobs, stored), Gate(), Gate()
     ranks = Ranks("PyTorchJob", held(never, SyntheticJob()), held(never, lambda _: Ending(0)))
-    node = make_node(ranks)
+    node = make_node(ranks, stopped=held(ends, ended_by_sigterm))
     bench.apply()
     eventually(lambda: bench.pods_in("Running") == 2, "both ranks run")
     node.trainer = Ranks("PyTorchJob", SyntheticJob())
     (asked,) = [run for run in ranks.seen if is_rank_zero("PyTorchJob", run) is is_rank_0]
 
     zeusjobs.api.delete(f"{bench.pods_path}/{asked.name}")
+    eventually(lambda: bench.pods_asked_to_end() == 2, "the training-operator ends the other")
+    ends.open()
 
     bench.zeusjobs.wait_for_runs("job", 1)
     (attempt,) = bench.attempts()

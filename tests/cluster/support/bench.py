@@ -114,6 +114,11 @@ class Bench:
         pods = self.zeusjobs.api.items(self.pods_path)
         return sum(each.get("status", {}).get("phase") == phase for each in pods)
 
+    def pods_asked_to_end(self) -> int:
+        """Return how many pods are there that somebody has deleted."""
+        pods = self.zeusjobs.api.items(self.pods_path)
+        return sum("deletionTimestamp" in each["metadata"] for each in pods)
+
     def youngest_pod_seconds(self) -> float:
         """Return the age of the youngest pod."""
         pods = self.zeusjobs.api.items(self.pods_path)

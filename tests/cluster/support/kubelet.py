@@ -30,7 +30,7 @@ QUIET_SECONDS = 330.0
 _OVER = frozenset({"Succeeded", "Failed"})
 
 
-def ended_by_sigterm(_run: PodRun) -> Ending:
+def ended_by_sigterm(_run: PodRun) -> Ending | Held:
     """What a script does that knows nothing of SIGTERM."""
     return Ending(143, "Error")
 
@@ -60,7 +60,8 @@ class SimulatedNode:
     Args:
         trainer: how each pod ends; may be replaced while it runs.
         namespace: None: all of the cluster.
-        stopped: how a pod ends that somebody deletes while it runs.
+        stopped: how a pod ends that somebody deletes while it runs; one that is held takes its
+            grace period.
         backdate_seconds: so much earlier than they do, containers say that they started; lets a
             result claim that much time.  They then seem older than their pods.
         threads: pods that are written at the same time.
@@ -74,7 +75,7 @@ class SimulatedNode:
         namespace: str | None = None,
         name: str = "simulated-node",
         selector: str = LABEL_JOB_UID,
-        stopped: Callable[[PodRun], Ending] = ended_by_sigterm,
+        stopped: Trainer = ended_by_sigterm,
         backdate_seconds: float = 0.0,
         threads: int = 4,
     ) -> None:
@@ -157,7 +158,7 @@ class SimulatedNode:
                 self._do(self._go_on, pod, self.trainer)
         if manifest["metadata"].get("deletionTimestamp") and not pod.is_being_deleted:
             pod.is_being_deleted = True
-            self._do(self._end_deleted, pod)
+            self._do(self._end_deleted, pod, self._stopped)
 
     def _do(self, step: Callable[..., None], pod: _Pod, *arguments: Any) -> None:
         """Have a worker do `step`, one at a time for each pod."""
@@ -204,12 +205,15 @@ class SimulatedNode:
         if course.deletion is Deletion.FORCED:
             self._remove(pod)
 
-    def _end_deleted(self, pod: _Pod) -> None:
+    def _end_deleted(self, pod: _Pod, stopped: Trainer) -> None:
         if not pod.is_over:
-            if pod.started is not None:
-                self._end(pod, pod.at_deletion or self._stopped(pod.run))
-            else:
-                self._end(pod, Ending(exit_code=None))
+            course = Ending(exit_code=None) if pod.started is None else pod.at_deletion
+            course = course or stopped(pod.run)
+            if isinstance(course, Held):
+                then = course.then
+                course.gate.when_open(lambda: self._do(self._end_deleted, pod, then))
+                return
+            self._end(pod, course)
         self._remove(pod)
 
     def _run(self, pod: _Pod) -> None:

@@ -155,6 +155,13 @@ class WorkloadControllers:
         """Return what the controller in the folder `name` has said."""
         return (self._directory / f"{name}.log").read_text(errors="replace")
 
+    def said_of(self, words: str) -> dict[str, list[str]]:
+        """Return the lines with `words` of each controller's log, by its name."""
+        return {
+            name: [line for line in self.log(name).splitlines() if words in line]
+            for name in self._processes
+        }
+
     def _start(self, controller: Controller, port: int) -> None:
         name = controller.name
         certificate, key = self._plane.authority.sign(

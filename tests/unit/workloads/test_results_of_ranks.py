@@ -231,6 +231,7 @@ class Finished(Cluster):
         super().__init__(*pods)
         self._mark = mark
         self.deleted: list[str] = []
+        self.policies: list[str] = []
 
     def request(
         self,
@@ -246,6 +247,7 @@ class Finished(Cluster):
         if method == "DELETE":
             assert body is not None
             self.deleted.append(body["preconditions"]["uid"])
+            self.policies.append(body["propagationPolicy"])
             return {}
         found = super().request(method, path, query=query, **rest)
         if not query:
@@ -275,6 +277,16 @@ def test_a_child_whose_rank_0_is_gone_and_stored_makes_room_for_the_next_executi
         started_again(cluster, job_of("Job", RANKS))
 
     assert cluster.deleted == [JOB_UID]
+
+
+def test_a_child_that_makes_room_keeps_its_name_until_all_that_is_named_after_it_is_gone() -> None:
+    """A JobSet of the same name would take what is left, its failed Jobs, for its own."""
+    cluster = Finished(rank(1), rank(2))
+
+    with pytest.raises(ChildNotGone):
+        started_again(cluster, job_of("Job", RANKS))
+
+    assert cluster.policies == ["Foreground"]
 
 
 JOBSET = job_of("JobSet", {"replicatedJobs": [{"name": "n", "template": {"spec": RANKS}}]})

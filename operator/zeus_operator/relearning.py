@@ -8,6 +8,7 @@ terms is left out, never guessed (`docs/explanation/spec-changes.md`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -133,18 +134,29 @@ def _at_eta(stored: StoredObservation, eta: float) -> Observation | None:
     cost = cost_of(stored.energy_joules, stored.time_seconds, stored.max_power_watts, eta)
     if cost is None:
         return None
-    ratio = cost / observation.cost_joules if observation.cost_joules > 0.0 else None
+    ratio = _ratio(cost, observation.cost_joules)
     epoch_cost = observation.epoch_cost_joules
+    if epoch_cost is not None:
+        epoch_cost = None if ratio is None else _finite(epoch_cost * ratio)
     return replace(
         observation,
         cost_joules=cost,
-        epoch_cost_joules=None if epoch_cost is None or ratio is None else epoch_cost * ratio,
+        epoch_cost_joules=epoch_cost,
         full_power_epoch_cost_joules=None,
         sweep=(),
         sweep_cost_joules=0.0
         if ratio is None
         else min(observation.sweep_cost_joules * ratio, cost),
     )
+
+
+def _ratio(cost: float, before: float) -> float | None:
+    """Return cost over what it was before; None: that was nothing, or next to it."""
+    return _finite(cost / before) if before > 0.0 else None
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _ended_anew(seen: Observation, made_under: Terms, terms: Terms) -> Observation | None:

@@ -330,6 +330,13 @@ def test_under_its_own_terms_it_is_itself(seen: StoredObservation) -> None:
         assert relearned(seen, seen.terms) is seen.observation
 
 
+def test_what_a_run_of_next_to_no_cost_says_of_an_epoch_is_left_out_at_another_preference() -> None:
+    seen = stored(cost_joules=5e-324, epoch_cost_joules=5e-324, sweep_cost_joules=0.0)
+    found = relearned(seen, replace(TERMS, eta=1.0))
+    assert found is not None
+    assert (found.epoch_cost_joules, found.sweep_cost_joules) == (None, 0.0)
+
+
 @given(seen=any_stored(), terms=any_terms())
 def test_it_is_a_run_that_could_have_been(seen: StoredObservation, terms: Terms) -> None:
     found = relearned(seen, terms)

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zeus_operator import names
-from zeus_operator.executors.pod_fields import GONE_MARK, kind_name, project_job, project_pod
+from zeus_operator.executors.pod_fields import (
+    GONE_MARK,
+    as_first_asked,
+    kind_name,
+    project_job,
+    project_pod,
+)
 from zeus_operator.workloads.base import WorkloadKind
 from zeus_operator.workloads.registry import KINDS
 
@@ -209,9 +215,9 @@ class World:
 
     def _pod(self, key: Key, kind: str | None, body: Mapping[str, Any]) -> bool:
         """Keep a pod that is gone as it was last seen, until somebody has taken its end."""
-        pod = project_pod(body)
-        uid = pod["metadata"]["uid"]
+        uid = body["metadata"]["uid"]
         known = self._pods[key].get(uid)
+        pod = as_first_asked(project_pod(body), known)
         if kind != _DELETED:
             self._pods[key][uid] = pod
             return pod != known

@@ -32,7 +32,7 @@ from zeus_operator.executors.child import (
     owned_by,
 )
 from zeus_operator.executors.companions import ChildNotGone, Companions
-from zeus_operator.executors.pod_fields import GONE_MARK, spec_of, uid_of
+from zeus_operator.executors.pod_fields import GONE_MARK, as_first_asked, spec_of, uid_of
 from zeus_operator.executors.pods import ChildView, child_view, own_pods
 from zeus_operator.executors.pruning import FinishedChild, closed_children, surplus
 from zeus_operator.executors.rank_ends import result_in
@@ -372,10 +372,12 @@ class KubernetesExecutor:
             f"{names.LABEL_ATTEMPT}={attempt.number}"
         )
         path = path_of(*_PODS, namespace=job.namespace)
-        live = list(self._client.items(path, {"labelSelector": selector}))
-        uids = {pod["metadata"]["uid"] for pod in live}
-        gone = [{**pod, GONE_MARK: True} for pod in seen if pod["metadata"]["uid"] not in uids]
-        return (*gone, *live)
+        known = {uid_of(pod): pod for pod in seen}
+        live = [
+            as_first_asked(pod, known.pop(uid_of(pod), None))
+            for pod in self._client.items(path, {"labelSelector": selector})
+        ]
+        return (*({**pod, GONE_MARK: True} for pod in known.values()), *live)
 
 
 def _children(kind: WorkloadKind, namespace: str, name: str = "") -> str:

@@ -107,6 +107,23 @@ def deletion_asked_at(owner: Object) -> datetime | None:
     return due - timedelta(seconds=grace)
 
 
+def as_first_asked(pod: Object, before: Object | None) -> dict[str, Any]:
+    """Return a pod whose deletion is dated as it was when it was seen before.
+
+    The request that removes a pod which has ended allows no grace period; its time takes the place
+    of when the pod was asked to end (`BeforeDelete` in k8s.io/apiserver, registry/rest/delete.go),
+    and would be after that end.
+
+    Args:
+        before: the same pod, as it was; None: it was not seen.
+    """
+    first, asked = deletion_asked_at(before or {}), deletion_asked_at(pod)
+    if before is None or first is None or asked is None or asked <= first:
+        return dict(pod)
+    dates = _only(metadata_of(before), "deletionTimestamp", "deletionGracePeriodSeconds")
+    return {**pod, "metadata": {**metadata_of(pod), **dates}}
+
+
 def project_job(raw: Object) -> dict[str, Any]:
     """Return of a Job what is read here: a watch keeps nothing else."""
     status = status_of(raw)

@@ -6,7 +6,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, Union
 
 from zeus_runtime import current, hooks
 from zeus_runtime.gpu import Gpu, GpuFacts
@@ -19,6 +19,7 @@ from zeus_runtime.settings import RunSettings
 from zeus_runtime.simulated import SimulatedWork
 from zeus_runtime.stop import Ending, StopTraining
 from zeus_runtime.sweep_control import SweepControl
+from zeus_runtime.team_sweep import TeamSweep
 from zeus_runtime.trial import NEVER
 
 EVALUATION_SHARE = 1.0 / 3.0  # of a training step's work: forward without backward
@@ -67,7 +68,7 @@ class BaseRun(ABC):
         self._ends_here = False
         self._epoch_start_steps = self._done_before = 0
         self._before: Optional[Before] = None
-        self.sweep: Optional[SweepControl] = None
+        self.sweep: Union[SweepControl, TeamSweep, None] = None
         self.epochs = 0
         self.steps = 0
         self.wake_at = NEVER

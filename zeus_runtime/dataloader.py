@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sized, TypeVar
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sized, TypeVar, Union
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +15,7 @@ from zeus_runtime.start import start_run
 from zeus_runtime.stop import Ending
 from zeus_runtime.sweep_control import SweepControl
 from zeus_runtime.sweep_loader import samples_of, serve_sweep, training_data
+from zeus_runtime.team_sweep import TeamSweep
 from zeus_runtime.torch_gpu import torch_gpu_uuid
 
 T_co = TypeVar("T_co", covariant=True)
@@ -88,7 +89,7 @@ class ZeusDataLoader(DataLoader[T_co]):
             on_stop=on_stop,
             gpu_uuid=torch_gpu_uuid(),
             synchronize=torch.cuda.synchronize if torch.cuda.is_available() else None,
-            data=training_data(self, largest_micro_batch),
+            data=training_data(self, largest_micro_batch, shares=replicas),
         )
 
     @property
@@ -207,7 +208,7 @@ class ZeusDataLoader(DataLoader[T_co]):
         batches: Iterator[T_co] = super().__iter__()
         return batches if self._micro is None else self._micro.serve(batches, _length(self))
 
-    def _swept(self, run: BaseRun, sweep: SweepControl) -> Iterator[T_co]:
+    def _swept(self, run: BaseRun, sweep: Union[SweepControl, TeamSweep]) -> Iterator[T_co]:
         """A few batches of other sizes first; then those of the epoch, as they would have been."""
         yield from serve_sweep(self, run, sweep)
         yield from self._train(super().__iter__(), run)

@@ -17,9 +17,11 @@ from zeus_runtime.meter import EnergyMeter
 from zeus_runtime.protocol import Result, decode_result
 from zeus_runtime.result_file import ResultFile
 from zeus_runtime.stop import is_crash, is_out_of_memory
+from zeus_runtime.sweep import TrainingData
 from zeus_runtime.team_channel import ChannelBroken
 from zeus_runtime.team_member import Member, Seat
-from zeus_runtime.team_messages import Occasion, Orders, decode_orders
+from zeus_runtime.team_messages import Occasion, Orders, SweepFacts, decode_orders
+from zeus_runtime.team_sweep import TeamSweep
 from zeus_runtime.trial import NEVER
 
 
@@ -40,6 +42,7 @@ class FollowerRun(BaseRun):
         on_stop: str = "raise",
         gpu_uuid: Optional[str] = None,
         synchronize: Optional[Callable[[], None]] = None,
+        data: Optional[TrainingData] = None,
         environ: Mapping[str, str] = os.environ,
         open_device: Callable[[Mapping[str, str], Optional[str]], Gpu] = open_gpu,
         clock: Callable[[], float] = time.monotonic,
@@ -59,7 +62,10 @@ class FollowerRun(BaseRun):
         devices = seat.place.own_devices(environ)
         self._meter = EnergyMeter(lambda: open_device(devices, gpu_uuid), clock=clock)
         self._agent = connect_agent(environ, self.settings, self.notices)
-        self._member = Member(seat, self._meter, self._agent, batch_size)
+        self._member = Member(seat, self._meter, self._agent, batch_size, data)
+        self.sweep: Optional[TeamSweep] = (
+            None if data is None else TeamSweep(data, self._meet_in_sweep)
+        )
         self._judge = Judge(self.decision, self.max_epochs)
         self._result: Optional[Result] = None
         self._over = ""
@@ -110,6 +116,8 @@ class FollowerRun(BaseRun):
 
     def _end_epoch(self, cut: bool) -> None:
         del cut  # what an epoch takes is rank 0's to tell
+        if self.sweep is not None:
+            self.sweep.leave()
         self.epochs += 1
         self._meet(Occasion.END)
 
@@ -133,7 +141,10 @@ class FollowerRun(BaseRun):
     def failed(self, error: Optional[BaseException]) -> None:
         """See `BaseRun`."""
         goes_on = not self._finished and self._ending is None
-        if goes_on and self.decision is not None and is_out_of_memory(error):
+        serving = None if self.sweep is None else self.sweep.serving
+        # Of the run's own batch size nothing is known by what another one needs.
+        own_size = serving in (None, self._batch_size)
+        if goes_on and own_size and self.decision is not None and is_out_of_memory(error):
             # Before the others see that this process is gone.
             say_out_of_memory(self._file, self._so_far(within_epoch=True)[0])
         self._ends_here = self._ends_here and not is_crash(error)
@@ -151,12 +162,23 @@ class FollowerRun(BaseRun):
 
     # ---- inside ---------------------------------------------------------------------
 
-    def _meet(self, occasion: Occasion, *, settles: bool = False) -> None:
+    def _meet_in_sweep(self, told: SweepFacts) -> None:
+        self._wait_for_gpu()
+        self._meet(Occasion.SWEEP, told)
+        if self._over and self.sweep is not None:
+            self.sweep.abandon()
+
+    def _meet(
+        self, occasion: Occasion, sweep: Optional[SweepFacts] = None, *, settles: bool = False
+    ) -> None:
         """Tell rank 0 and do what it orders; without it, go on alone."""
         if self._over:
             return
+        if self.sweep is None:
+            self._member.data = None  # of a run that went on from a checkpoint, they are known
+        steps = self.steps + (0 if sweep is None else sweep.steps)
         try:
-            self._member.tell(occasion, self.steps, self._metric.last)
+            self._member.tell(occasion, steps, self._metric.last, sweep)
             if not self._joined:
                 self._joined, self._gpu = True, self._member.gpu
                 self._work = None if self._gpu is None else self._gpu.work
@@ -171,6 +193,8 @@ class FollowerRun(BaseRun):
             self._disband(orders.disband)
         else:
             self._obey(orders)
+            if occasion in (Occasion.BEGIN, Occasion.SWEEP) and self.sweep is not None:
+                self.sweep.obey(orders.sweep)
 
     def _obey(self, orders: Orders) -> None:
         self.wake_at = NEVER if self._finished else orders.wake_at

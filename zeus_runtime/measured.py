@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 from zeus_runtime.accounting import Accounting
 from zeus_runtime.gpu import GpuFacts
@@ -12,13 +12,14 @@ from zeus_runtime.protocol import Decision
 from zeus_runtime.resume import Before
 from zeus_runtime.stopping import CostSoFar
 from zeus_runtime.sweep_control import SweepControl
+from zeus_runtime.team_sweep import LeadSweep
 
 
 def measured(
     accounting: Accounting,
     gpu: Optional[GpuFacts],
     control: Optional[PowerControl],
-    sweep: Optional[SweepControl],
+    sweep: Union[SweepControl, LeadSweep, None],
 ) -> Dict[str, Any]:
     """Return fields of `protocol.Result` by name."""
     use, full_power, swept = accounting.use, accounting.full_power, accounting.sweep

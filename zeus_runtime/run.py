@@ -45,12 +45,13 @@ from zeus_runtime.settings import processes_by_environment
 from zeus_runtime.stop import is_crash, is_out_of_memory
 from zeus_runtime.summary import summary
 from zeus_runtime.sweep import TrainingData
-from zeus_runtime.sweep_control import make_sweep_control
+from zeus_runtime.sweep_control import SweepControl, make_sweep_control
 from zeus_runtime.team_energy import TeamMeter
 from zeus_runtime.team_lead import TeamLead
 from zeus_runtime.team_limits import TeamAgent
 from zeus_runtime.team_member import Member, Seat
-from zeus_runtime.team_messages import Occasion, Orders, ending_fields
+from zeus_runtime.team_messages import Occasion, Orders, SweepFacts, ending_fields
+from zeus_runtime.team_sweep import LeadSweep
 from zeus_runtime.trial import NEVER
 
 _BETWEEN_EPOCHS = (Occasion.BEGIN, Occasion.JUDGE, Occasion.END, Occasion.FINAL)
@@ -136,9 +137,10 @@ class TrainingRun(BaseRun):
         self._meter: Union[EnergyMeter, TeamMeter] = own_meter
         self._agent: Union[BackgroundAgent, TeamAgent, None] = own_agent
         if seat is not None:
-            self._team = self._lead(Member(seat, own_meter, own_agent, batch_size), own_agent)
+            member = Member(seat, own_meter, own_agent, batch_size, data)
+            self._team = self._lead(member, own_agent)
         self._accounting = Accounting(self._meter, steps_per_epoch)
-        self.sweep = make_sweep_control(
+        sweep = make_sweep_control(
             self,
             decision,
             batch_size,
@@ -148,8 +150,10 @@ class TrainingRun(BaseRun):
             self.notices,
             synchronize,
             clock,
-            alone=seat is None,
         )
+        self.sweep: Union[SweepControl, LeadSweep, None] = sweep
+        if sweep is not None and self._team is not None:
+            self.sweep = LeadSweep(sweep, self._meet_in_sweep)
         self._control: Optional[PowerControl] = None
         self._out_of_memory = False
         self._sequence = 0
@@ -228,9 +232,9 @@ class TrainingRun(BaseRun):
                 self.wake_at = self._control.wake_at
 
     def _end_epoch(self, cut: bool) -> None:
-        if self.sweep is not None:
-            self.sweep.leave()  # before the ledger leaves the epoch: it may still be at the sweep
         with self._meet(Occasion.END):
+            if self.sweep is not None:
+                self.sweep.leave()  # before the ledger leaves the epoch: it may be at the sweep
             if self._control is not None:
                 self._control.check_lease(self.steps)
             now = self._accounting.end_epoch(self.steps, cut=cut)
@@ -312,19 +316,31 @@ class TrainingRun(BaseRun):
         return self._team is not None and bool(self._team.over) and not self._team.ended
 
     @contextmanager
-    def _meet(self, occasion: Occasion) -> Iterator[None]:
+    def _meet(self, occasion: Occasion, sweep: Optional[SweepFacts] = None) -> Iterator[None]:
         """Do what follows at one moment of all processes; alone, just do it."""
         team = self._team
         if team is None:
             yield
             return
-        with team.meeting(occasion, self.steps, self._metric.last):
+        steps = self.steps + (0 if sweep is None else sweep.steps)
+        with team.meeting(occasion, steps, self._metric.last, sweep):
             if occasion in _BETWEEN_EPOCHS:
                 self._accounting.refresh(self._control)
             yield
         if team.over and self._control is not None:
             self._control.give_up()
             self.wake_at = NEVER
+
+    def _meet_in_sweep(self, told: SweepFacts) -> None:
+        team, sweep = self._team, self.sweep
+        assert team is not None
+        assert isinstance(sweep, LeadSweep)
+        self._wait_for_gpu()
+        with self._meet(Occasion.SWEEP, told):
+            if not team.over:
+                sweep.decide(team.sweeping, team.sharing)
+        if team.over:
+            sweep.abandon()
 
     def _lead(self, member: Member, own_agent: Optional[BackgroundAgent]) -> TeamLead:
         """Let this process decide for all."""
@@ -337,8 +353,15 @@ class TrainingRun(BaseRun):
         """Return what all processes shall do next."""
         # Before the first step, too: who ends at it knows then what it was a part of.
         told = not self._in_epoch or not self.steps
+        sweep = self.sweep if isinstance(self.sweep, LeadSweep) else None
+        told = told or (sweep is not None and sweep.tells)
         result = encode_result(self._result()).decode() if told else ""
-        return Orders(self.wake_at, ending=ending_fields(self._ending), result=result)
+        return Orders(
+            self.wake_at,
+            ending=ending_fields(self._ending),
+            result=result,
+            sweep=None if sweep is None else sweep.orders,
+        )
 
     def _prepare(self) -> None:
         """Before the first epoch: the GPU, and what turns its limit."""
@@ -347,6 +370,9 @@ class TrainingRun(BaseRun):
             self.notices.error(
                 "decision", f"{self._team.other_batch_sizes}. Nothing is learned from this run"
             )
+        if self._team is not None and self._team.unswept and self.sweep is not None:
+            self.notices.remark("sweep", f"no other batch size was measured: {self._team.unswept}")
+            self.sweep = None
         self._gpu = self._meter.wait_open()
         if self._gpu is None:
             self.notices.warn(
@@ -359,10 +385,13 @@ class TrainingRun(BaseRun):
 
     def sweep_is_over(self) -> None:
         """The power limit, which had to stay as it was found, may change now."""
+        team = self._team
         if self._finished or self._gpu is None:
             return
         self._turn_limit()
-        if self._in_epoch and self._control is not None:
+        # Between meetings nobody else would know of the next one: a team begins at the next.
+        begins = self._in_epoch and (team is None or team.meets)
+        if begins and self._control is not None:
             self._control.on_epoch_begin(self._clock(), self.steps)
             self.wake_at = self._control.wake_at
 

@@ -15,7 +15,7 @@ from zeus_runtime.team_member import Seat
 Run = BaseRun
 """What `start_run` returns."""
 
-_OF_RANK_0 = ("steps_per_epoch", "partial_last_step", "data")
+_OF_RANK_0 = ("steps_per_epoch", "partial_last_step")
 """Arguments that only the process that decides needs."""
 
 

@@ -35,22 +35,26 @@ MEASURE_STEPS = 3
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the loader of a run could serve at another batch size.
+    """What the loader of a run, or all of them together, could serve at another batch size.
 
     Args:
         samples: of one epoch.
         dataset_samples: that there are.
         whole_batches: a last batch that is smaller than the others is left out.
         largest_batch: samples that can be served at once; None: no bound is known.
+        shares: loaders that serve the same share of a batch each.
     """
 
     samples: int
     dataset_samples: int
     whole_batches: bool = False
     largest_batch: Optional[int] = None
+    shares: int = 1
 
     def fits(self, batch_size: int) -> bool:
-        """Whether a batch can be served as a whole."""
+        """Whether a batch can be served as a whole, in shares of one size."""
+        if batch_size % self.shares:
+            return False
         most = min(self.samples, self.dataset_samples)
         return batch_size <= (most if self.largest_batch is None else min(most, self.largest_batch))
 
@@ -132,7 +136,9 @@ class Sweep:
         )
         self.memory = MemoryUse()
         self._start_seconds = 0.0
-        others = [size for size in sorted(set(wanted)) if size not in (1, own) and data.fits(size)]
+        # With one sample in a share nothing can be normalized over a batch.
+        others = [size for size in sorted(set(wanted)) if size > data.shares and data.fits(size)]
+        others = [size for size in others if size != own]
         others = [size for size in others if self._pays(size)] if self._pays(own) else []
         self._todo: List[int] = [own, *others] if others else []
 

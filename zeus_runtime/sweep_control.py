@@ -17,6 +17,7 @@ begins and ends), the meter's thread, and whoever has the data (`ZeusDataLoader`
 from __future__ import annotations
 
 import enum
+import math
 import time
 from dataclasses import dataclass
 from typing import Callable, List, Optional, Protocol, Tuple
@@ -92,7 +93,7 @@ class SweepControl:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._trainer, self._wanted, self._own, self._data = trainer, wanted, own, data
+        self._trainer, self._wanted, self._own, self.data = trainer, wanted, own, data
         self._meter, self._accounting, self._notices = meter, accounting, notices
         self._synchronize, self._clock = synchronize, clock
         self._state = _State.PENDING
@@ -135,7 +136,7 @@ class SweepControl:
         epoch = FirstEpoch(
             now_seconds - first.time_seconds, (last.time_seconds - first.time_seconds) / steps
         )
-        sweep = Sweep(self._own, self._wanted, self._data, epoch, period)
+        sweep = Sweep(self._own, self._wanted, self.data, epoch, period)
         if not sweep.left:
             self.skip(f"for epochs of {epoch.epoch_seconds:.3g} s a window would take too long")
             return
@@ -180,14 +181,29 @@ class SweepControl:
             assert self._sweep is not None
             self._trial = Trial(self._sweep.rules, self._clock(), 0)
 
-    def end_step(self) -> bool:
-        """Training has done with a batch; return whether another one of the size is needed."""
+    @property
+    def steps_to_go(self) -> int:
+        """After how many steps of the size there is something to look at, as far as is known."""
+        trial = self._trial
+        assert trial is not None
+        span = trial.span
+        if span is None:
+            return max(trial.wake_at - self._steps, 1)
+        step_seconds = (span.end_seconds - span.start_seconds) / span.steps
+        return max(math.ceil((self._tail_until - self._clock()) / step_seconds), 1)
+
+    def end_step(self, steps: int = 1) -> bool:
+        """Training has done with a batch; return whether another one of the size is needed.
+
+        Args:
+            steps: that were done since the last call.
+        """
         sweep, trial = self._sweep, self._trial
         assert sweep is not None
         assert trial is not None
         if not self.going_on:
             return False
-        self._steps += 1
+        self._steps += steps
         if trial.span is not None:
             return self._clock() < self._tail_until
         if self._steps < trial.wake_at:
@@ -274,7 +290,7 @@ class SweepControl:
     def _epoch_of_steps(self, window: _Window) -> EpochUse:
         """Return what the steps of an epoch take, by those of a window."""
         one = window.per_sample()
-        samples = self._data.samples_at(window.batch_size)
+        samples = self.data.samples_at(window.batch_size)
         joules = None if one.energy_joules is None else one.energy_joules * samples
         return EpochUse(joules, one.time_seconds * samples)
 
@@ -293,20 +309,9 @@ def make_sweep_control(
     notices: Notices,
     synchronize: Optional[Callable[[], None]],
     clock: Callable[[], float],
-    *,
-    alone: bool = True,
 ) -> Optional[SweepControl]:
-    """Return the sweep that was decided; None: there is none, or nobody could serve it.
-
-    Args:
-        alone: no other process trains with this one.
-    """
+    """Return the sweep that was decided; None: there is none, or nobody could serve it."""
     if decision is None or not decision.sweep_batch_sizes or own != decision.batch_size:
-        return None
-    if not alone:
-        notices.remark(
-            "sweep", "no other batch size was measured: several processes train together"
-        )
         return None
     if data is None:
         notices.remark(
@@ -320,6 +325,12 @@ def make_sweep_control(
             "sweep",
             "no other batch size was measured: a batch is served in micro-batches, and a few steps "
             "at another size are served whole",
+        )
+        return None
+    if all(size % data.shares for size in decision.sweep_batch_sizes):
+        notices.remark(
+            "sweep",
+            f"no other batch size was measured: none can be shared evenly by {data.shares} loaders",
         )
         return None
     return SweepControl(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional, Union
 
 import torch
 from torch.utils.data import (
@@ -16,26 +16,31 @@ from torch.utils.data import (
 from zeus_runtime.base_run import BaseRun
 from zeus_runtime.sweep import TrainingData
 from zeus_runtime.sweep_control import SweepControl
+from zeus_runtime.team_sweep import TeamSweep
 
 ENDLESS = 1 << 40  # samples: how many are needed is known when they were
 LONGEST_REASON = 200  # characters
+NOTHING_ON_A_GPU = "torch has nothing in the memory of a GPU, so nobody knows what would fit"
 
 
 def training_data(
-    loader: DataLoader[Any], largest_batch: Optional[int] = None
+    loader: DataLoader[Any], largest_batch: Optional[int] = None, *, shares: int = 1
 ) -> Optional[TrainingData]:
-    """Return what `loader` could serve at another batch size; None: nothing.
+    """Return what `loader`, and those like it, could serve at another batch size; None: nothing.
 
     A sampler that torch does not know may leave out samples on purpose, such as those
     that are for validation: then nothing but its own batches is ever trained on.
 
     Args:
         largest_batch: samples that the script says fit into the GPU at once; None: nothing.
+        shares: loaders, each of another process, that share a batch and the samples of an epoch.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return None
     sampler = loader.sampler
-    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
+    # Of several processes each has a share of the data, which no other sampler knows of.
+    alone = () if shares > 1 else (RandomSampler, SequentialSampler)
+    if type(sampler) not in (*alone, DistributedSampler):
         return None
     if getattr(sampler, "data_source", getattr(sampler, "dataset", None)) is not loader.dataset:
         return None
@@ -43,16 +48,28 @@ def training_data(
         samples, dataset_samples = len(sampler), len(loader.dataset)  # type: ignore[arg-type]  # both are Sized here, or it raises
     except (TypeError, NotImplementedError):
         return None
-    return TrainingData(samples, dataset_samples, loader.drop_last, largest_batch)
+    return TrainingData(
+        samples * shares,
+        dataset_samples,
+        loader.drop_last,
+        None if largest_batch is None else largest_batch * shares,
+        shares,
+    )
 
 
-def serve_sweep(loader: DataLoader[Any], run: BaseRun, sweep: SweepControl) -> Iterator[Any]:
+def serve_sweep(
+    loader: DataLoader[Any], run: BaseRun, sweep: Union[SweepControl, TeamSweep]
+) -> Iterator[Any]:
     """Yield the batches of a sweep.  Those that can't be made end it, never the training."""
     if not sweep.due:
         return  # another iterator of this epoch was quicker
     simulated = run.gpu is not None and run.gpu.simulated
-    if not simulated and not _trains_on_cuda():
-        sweep.skip("torch has nothing in the memory of a GPU, so nobody knows what would fit")
+    problem = "" if simulated or _trains_on_cuda() else NOTHING_ON_A_GPU
+    if isinstance(sweep, TeamSweep):
+        yield from _serve_with_others(loader, run, sweep, simulated, problem)
+        return
+    if problem:
+        sweep.skip(problem)
         return
     # Whatever training draws meanwhile, the epoch's own order stays what it would have been.
     random_state = torch.get_rng_state()
@@ -81,7 +98,7 @@ def _sizes(
             break
         if not simulated:
             torch.cuda.reset_peak_memory_stats()
-        batches = _Batches(loader, size, seed)
+        batches = _Batches(loader, size, seed + size)
         while batches.advance():
             sweep.begin_step()
             run.begin_work(samples_of(batches.batch, size))
@@ -96,6 +113,61 @@ def _sizes(
             sweep.took_memory(torch.cuda.max_memory_allocated())
     if not simulated:
         torch.cuda.empty_cache()  # what a larger size took is not kept from others
+
+
+def _serve_with_others(
+    loader: DataLoader[Any], run: BaseRun, sweep: TeamSweep, simulated: bool, problem: str
+) -> Iterator[Any]:
+    random_state = torch.get_rng_state()
+    sweep.begin(problem, None if simulated or problem else _room_bytes())
+    try:
+        yield from _ordered_sizes(loader, run, sweep, simulated)
+    finally:
+        if sweep.going_on:  # else training has gone on without this iterator
+            torch.set_rng_state(random_state)
+            sweep.end()
+
+
+def _ordered_sizes(
+    loader: DataLoader[Any], run: BaseRun, sweep: TeamSweep, simulated: bool
+) -> Iterator[Any]:
+    seed = 0 if run.decision is None else run.decision.seed
+    while sweep.batch_size is not None:
+        size, share = sweep.batch_size, sweep.batch_size // sweep.data.shares
+        if not simulated:
+            torch.cuda.reset_peak_memory_stats()
+        # Of other samples than any other share has.
+        batches = _Batches(loader, share, seed + size + getattr(loader.sampler, "rank", 0))
+        batches.advance()
+        # Before any step: in one that a single process can't do the others would wait for it.
+        sweep.meet(batches.problem)
+        yield from _ordered_steps(batches, share, run, sweep, simulated)
+        batches.close()
+    if not simulated:
+        torch.cuda.empty_cache()
+
+
+def _ordered_steps(
+    batches: _Batches, share: int, run: BaseRun, sweep: TeamSweep, simulated: bool
+) -> Iterator[Any]:
+    batch, is_new = batches.batch, True
+    while sweep.steps_to_go:
+        for _ in range(sweep.steps_to_go):
+            # Where no other can be made the last one is trained on once more, as all do the step.
+            if not is_new and not batches.problem and batches.advance():
+                batch = batches.batch
+            is_new = False
+            run.begin_work(samples_of(batch, share))
+            yield batch
+            run.finish_work()
+            if not sweep.going_on:
+                return
+            sweep.steps += 1
+        if simulated:
+            sweep.meet(batches.problem)
+        else:
+            peak_bytes = float(torch.cuda.max_memory_allocated())
+            sweep.meet(batches.problem, _room_bytes(), peak_bytes)
 
 
 class _Batches:
@@ -134,7 +206,7 @@ class _Batches:
 
 def _loader_of(loader: DataLoader[Any], size: int, seed: int) -> DataLoader[Any]:
     generator = torch.Generator()
-    generator.manual_seed(seed + size)
+    generator.manual_seed(seed)
     own = loader.batch_size or size
     ahead = loader.prefetch_factor
     if ahead is not None:

@@ -13,9 +13,17 @@ from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.notices import Notices
 from zeus_runtime.team_channel import ChannelBroken
 from zeus_runtime.team_energy import TeamMeter
-from zeus_runtime.team_limits import TeamAgent
+from zeus_runtime.team_limits import TeamAgent, said
 from zeus_runtime.team_member import Member
-from zeus_runtime.team_messages import Facts, Hello, Occasion, Orders, decode_facts, encode
+from zeus_runtime.team_messages import (
+    Facts,
+    Hello,
+    Occasion,
+    Orders,
+    SweepFacts,
+    decode_facts,
+    encode,
+)
 from zeus_runtime.trial import NEVER
 
 SAME_METRIC = 1e-6  # relative
@@ -32,6 +40,12 @@ class TeamLead:
         meter: of all.
         agent: of all; None: this process has none.
         orders: gives what the run wants of all, at the end of a meeting.
+
+    Attributes:
+        meets: whether a meeting is going on.
+        unswept: why not all loaders can serve other batch sizes; "": they can.
+        sweeping: what all tell within a sweep, by rank.
+        sharing: the most processes that train on one GPU.
     """
 
     def __init__(
@@ -50,31 +64,45 @@ class TeamLead:
         self.asked_to_end = False
         self.all_have_agents = False
         self.other_batch_sizes = ""
+        self.meets = False
+        self.unswept = ""
+        self.sweeping: Sequence[SweepFacts] = ()
+        self.sharing = 1
 
     @contextmanager
-    def meeting(self, occasion: Occasion, steps: int, metric: Optional[float]) -> Iterator[None]:
+    def meeting(
+        self,
+        occasion: Occasion,
+        steps: int,
+        metric: Optional[float],
+        sweep: Optional[SweepFacts] = None,
+    ) -> Iterator[None]:
         """Meet all; what is done inside is done at one moment of all, and ends with orders.
 
         Args:
             steps: training steps so far.
             metric: the last reported one.
+            sweep: what this process tells within a sweep; None: they meet for something else.
         """
         if self.over:
             yield
             return
         try:
-            self._hear(occasion, self._member.tell(occasion, steps, metric), steps, metric)
+            heard = self._member.tell(occasion, steps, metric, sweep)
+            self._hear(occasion, heard, steps, metric)
             self._meter.meet(self._member.meetings - 1)
             if occasion is Occasion.FINAL:
                 self._settle()
         except ChannelBroken as broken:
             self.disband(str(broken))
+        self.meets = True
         try:
             yield
         except BaseException:
             self.disband("rank 0 has failed")
             raise
         finally:
+            self.meets = False
             self._meter.part()
         if not self.over:
             self._give(self._orders())
@@ -137,6 +165,13 @@ class TeamLead:
         if self._agent is not None:
             self._agent.take(told)
         self.asked_to_end = self.asked_to_end or any(facts.asked_to_end for facts in told)
+        self.sweeping = [
+            replace(facts.sweep, problem=said(rank, self._hellos, facts.sweep.problem))
+            if facts.sweep.problem
+            else facts.sweep
+            for rank, facts in enumerate(told)
+            if facts.sweep is not None
+        ]
         self._compare_metrics(told, metric)
 
     def _part_ways(self, why: str) -> None:
@@ -172,6 +207,9 @@ class TeamLead:
         if self._agent is not None:
             self._agent.introduce(known, frozenset(counting))
         self.other_batch_sizes = _other_batch_sizes(known)
+        self.unswept = self.other_batch_sizes or _why_not_swept(known)
+        uuids = Counter(hello.gpu.uuid for hello in known if hello.gpu is not None)
+        self.sharing = max(uuids.values(), default=1)
 
     def _compare_metrics(self, told: Sequence[Facts], metric: Optional[float]) -> None:
         """Say once that the metric was not reduced over all processes."""
@@ -240,4 +278,18 @@ def _other_batch_sizes(hellos: Sequence[Hello]) -> str:
                 f"rank {rank} trains with a global batch size of {hello.batch_size}, rank 0 with "
                 f"{own}"
             )
+    return ""
+
+
+def _why_not_swept(hellos: Sequence[Hello]) -> str:
+    """Say whose loader can serve no other batch sizes, or not of the same data; "": nobody's."""
+    own = hellos[0].data
+    for rank, hello in enumerate(hellos):
+        if hello.data is None:
+            return (
+                f"the loader of rank {rank} on {hello.host} can't serve any (its sampler is no "
+                "DistributedSampler of torch's, or it has an iterable dataset)"
+            )
+        if hello.data != own:
+            return f"the loader of rank {rank} on {hello.host} has other data than that of rank 0"
     return ""

@@ -120,7 +120,7 @@ def _status_of_all(
             leases = dict(before.leases)  # some are ahead by some milliseconds
     return AgentStatus(
         connected=away is None,
-        error="" if away is None else _said(away, hellos, told[away].error),
+        error="" if away is None else said(away, hellos, told[away].error),
         refusal=None if refused is None else _error(refused, hellos, told[refused].refusal),
         leases=leases,
         problems={}
@@ -146,9 +146,9 @@ def _lease(uuid: str, held: Sequence[Optional[HeldLimit]]) -> Lease:
 
 def _error(rank: int, hellos: Sequence[Hello], problem: Optional[Problem]) -> AgentError:
     assert problem is not None
-    return AgentError(problem.code, _said(rank, hellos, problem.message))
+    return AgentError(problem.code, said(rank, hellos, problem.message))
 
 
-def _said(rank: int, hellos: Sequence[Hello], words: str) -> str:
+def said(rank: int, hellos: Sequence[Hello], words: str) -> str:
     """Say whose words they are, if they are not rank 0's own."""
     return words if rank == 0 else f"{words} (rank {rank} on {hellos[rank].host})"

@@ -12,6 +12,7 @@ from zeus_runtime.agent_background import BackgroundAgent
 from zeus_runtime.gpu import Gpu
 from zeus_runtime.meter import EnergyMeter, Mark
 from zeus_runtime.place import Place
+from zeus_runtime.sweep import TrainingData
 from zeus_runtime.team_channel import Channel
 from zeus_runtime.team_messages import (
     LONGEST_TEXT,
@@ -19,11 +20,12 @@ from zeus_runtime.team_messages import (
     Facts,
     Hello,
     Occasion,
+    SweepFacts,
     encode,
     facts_of_agent,
 )
 
-_HASTY = (Occasion.STEP, Occasion.PAUSE, Occasion.GO_ON, Occasion.SETTLE)
+_HASTY = (Occasion.STEP, Occasion.SWEEP, Occasion.PAUSE, Occasion.GO_ON, Occasion.SETTLE)
 """Where nobody asks what the run has taken so far."""
 
 
@@ -42,6 +44,7 @@ class Member:
         meter: of its own GPU, started by its owner.
         agent: of its own machine; None: there is none.
         batch_size: global, as this process trains.
+        data: what could be served at other batch sizes; None: nothing.
     """
 
     def __init__(
@@ -50,19 +53,25 @@ class Member:
         meter: EnergyMeter,
         agent: Optional[BackgroundAgent],
         batch_size: Optional[int],
+        data: Optional[TrainingData] = None,
     ) -> None:
         self.place = seat.place
         self.channel = seat.channel
         self.gpu: Optional[Gpu] = None
         self._meter, self._agent = meter, agent
         self._batch_size = batch_size
+        self.data = data
         self._introduced = False
         self._open: List[Tuple[int, Mark]] = []
         self._unanswered: Optional[Mark] = None
         self.meetings = 0
 
     def tell(
-        self, occasion: Occasion, steps: int, metric: Optional[float] = None
+        self,
+        occasion: Occasion,
+        steps: int,
+        metric: Optional[float] = None,
+        sweep: Optional[SweepFacts] = None,
     ) -> Tuple[bytes, ...]:
         """Tell rank 0 the facts, and mark this moment; return what rank 0 has heard, by rank.
 
@@ -79,6 +88,7 @@ class Member:
             joules=None if occasion in _HASTY else self._joules_now(),
             hello=hello,
             asked_to_end=hooks.asked_to_end(),
+            sweep=sweep,
             **facts_of_agent(
                 None if self._agent is None else self._agent.status,
                 "" if self.gpu is None else self.gpu.facts.uuid,
@@ -131,4 +141,5 @@ class Member:
             gpu=None if gpu is None else gpu.facts,
             batch_size=self._batch_size,
             has_agent=self._agent is not None,
+            data=self.data,
         )

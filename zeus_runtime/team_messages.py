@@ -12,6 +12,7 @@ from zeus_runtime.agent_client import AgentError
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.protocol import Lease, Outcome
 from zeus_runtime.stop import Ending
+from zeus_runtime.sweep import TrainingData
 from zeus_runtime.team_channel import ChannelBroken
 
 MOST_MARKS = 64
@@ -26,6 +27,7 @@ class Occasion(enum.Enum):
 
     BEGIN = "begin"  # of an epoch, or instead of one the end
     STEP = "step"  # at the step that rank 0 has named
+    SWEEP = "sweep"  # before, between and after steps at other batch sizes
     PAUSE = "pause"  # of the steps within an epoch
     GO_ON = "go-on"
     END = "end"  # of the training part of an epoch
@@ -44,6 +46,7 @@ class Hello:
         gpu: None if it can't.
         batch_size: global, as this process trains.
         has_agent: whether there is an agent on its machine to ask.
+        data: what all loaders could serve at other batch sizes, by this one; None: it nothing.
     """
 
     host: str
@@ -51,6 +54,7 @@ class Hello:
     gpu: Optional[GpuFacts]
     batch_size: Optional[int]
     has_agent: bool
+    data: Optional[TrainingData] = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,36 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class SweepFacts:
+    """What one process tells within a sweep.
+
+    Args:
+        steps: that it has served at other batch sizes.
+        problem: why it can't serve what was ordered; "" if it can.
+        room_bytes: of GPU memory that it may take; None: memory is no concern.
+        peak_bytes: of GPU memory that training took at this size; None: not known.
+    """
+
+    steps: int
+    problem: str = ""
+    room_bytes: Optional[float] = None
+    peak_bytes: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class SweepOrders:
+    """What all serve next of a sweep.
+
+    Args:
+        batch_size: global; 0: a sweep is due, and all meet before their loaders serve any batch.
+        steps: to serve of that size until all meet again; 0: none before each has made a batch.
+    """
+
+    batch_size: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class Facts:
     """What one process tells at a meeting.
 
@@ -86,6 +120,7 @@ class Facts:
         joules: about now; None: not known, or not asked for.
         asked_to_end: SIGTERM has come to this process.
         hello: None, once it was told.
+        sweep: None, where they do not meet for a sweep.
     """
 
     occasion: str
@@ -102,6 +137,7 @@ class Facts:
     joules: Optional[float] = None
     hello: Optional[Hello] = None
     asked_to_end: bool = False
+    sweep: Optional[SweepFacts] = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +150,7 @@ class Orders:
         limits: by rank, the power limit to ask for, watts; None: the one that there was.
         ending: why no further epoch begins; None: it does.
         result: of the run so far, as it goes into the result's file; "": not now.
+        sweep: heeded where an epoch begins and within a sweep; None: there is none (any more).
     """
 
     wake_at: int
@@ -121,6 +158,7 @@ class Orders:
     limits: Tuple[Optional[float], ...] = ()
     ending: Optional[Tuple[Optional[str], str, bool]] = None
     result: str = ""
+    sweep: Optional[SweepOrders] = None
 
     @property
     def ends_by(self) -> Optional[Ending]:
@@ -176,11 +214,17 @@ def decode_facts(data: bytes) -> Facts:
     body = _body(data)
     try:
         body["marks"] = tuple((int(event), joules) for event, joules in body["marks"])
-        for name, kind in (("held", HeldLimit), ("problem", Problem), ("refusal", Problem)):
+        for name, kind in (
+            ("held", HeldLimit),
+            ("problem", Problem),
+            ("refusal", Problem),
+            ("sweep", SweepFacts),
+        ):
             body[name] = _built(kind, body[name])
         hello = body["hello"]
         if hello is not None:
             hello["gpu"] = _built(GpuFacts, hello["gpu"])
+            hello["data"] = _built(TrainingData, hello["data"])
         body["hello"] = _built(Hello, hello)
         return Facts(**body)
     except (KeyError, TypeError, ValueError) as error:
@@ -198,6 +242,7 @@ def decode_orders(data: bytes) -> Orders:
         body["limits"] = tuple(body["limits"])
         ending: Optional[List[Any]] = body["ending"]
         body["ending"] = None if ending is None else (ending[0], ending[1], ending[2])
+        body["sweep"] = _built(SweepOrders, body["sweep"])
         orders = Orders(**body)
         orders.ends_by  # noqa: B018 -- an outcome that is not known here is seen now
         return orders

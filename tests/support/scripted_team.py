@@ -53,7 +53,7 @@ class TickingGpu(Gpu):
 
 def mirror(own: Facts) -> Facts:
     """Return what rank 1 tells if all is well: the same as rank 0, of its own GPU."""
-    hello = None if own.hello is None else Hello("b", "", OTHER_GPU, own.hello.batch_size, True)
+    hello = own.hello and Hello("b", "", OTHER_GPU, own.hello.batch_size, True, own.hello.data)
     marks = tuple((number, 10.0 * number) for number, _ in own.marks)
     return replace(own, hello=hello, marks=marks, joules=own.joules, held=None)
 
@@ -148,13 +148,17 @@ class FollowerChannel:
 
 
 def lead(
-    channel: LeadChannel, folder: Path, decision: Decision | None = None, **wishes: Any
+    channel: LeadChannel,
+    folder: Path,
+    decision: Decision | None = None,
+    more: dict[str, str] | None = None,
+    **wishes: Any,
 ) -> TrainingRun:
-    """Return the run of rank 0."""
+    """Return the run of rank 0; `more` is of its environment."""
     return TrainingRun(
         seat=Seat(Place(0, 2, 0), channel),
         open_device=lambda environ, uuid: TickingGpu(),
-        environ=environ_of(folder, decision),
+        environ=environ_of(folder, decision) | (more or {}),
         **{"max_epochs": 3, "batch_size": 16, "steps_per_epoch": 2, **wishes},
     )
 

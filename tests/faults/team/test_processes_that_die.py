@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.runtime_lab import RuntimeLab, decided
+from tests.support.runtime_lab import ROOT, RuntimeLab, decided
 from tests.support.team_lab import Node, TeamProcesses, start_team
 from zeus_runtime.protocol import Outcome
 
@@ -48,6 +49,25 @@ def test_a_killed_process_ends_all_and_every_limit_comes_back(
     assert ended.exit_codes[rank] == -signal.SIGKILL
     other = ended.members[1 - rank]
     assert other.exit_code not in (0, -signal.SIGKILL), other.output
+    lab.wait_until_restored()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_killed_within_a_sweep_ends_all_and_the_result_names_the_size(
+    lab: RuntimeLab, rank: int
+) -> None:
+    script = str(ROOT / "tests" / "support" / "team_sweep_script.py")
+    plan = {"batch_size": 16, "metrics": [0.1], "pause": {"rank": rank, "samples": 16}}
+    decision = decided(sweep_batch_sizes=(8, 32, 64))
+    team = start_team([Node(lab, 2)], {}, decision, command=(script, json.dumps(plan)))
+    team.wait_for_pause(rank)
+    team.processes[rank].kill()
+    ended = team.end()
+    assert ended.exit_codes[rank] == -signal.SIGKILL
+    assert ended.exit_codes[1 - rank] not in (0, -signal.SIGKILL), ended.errors
+    assert ended.result is not None
+    assert (ended.result.sweeping, ended.result.outcome, ended.result.epochs) == (32, None, 1)
     lab.wait_until_restored()
 
 

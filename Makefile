@@ -14,6 +14,8 @@ SECOND_TRY := --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
 PYTEST := $(BIN)/python -m pytest $(SECOND_TRY)
 # Test processes that run at the same time; the local executor's tests start real trainers.
 JOBS ?= 2
+# Of those that wait more than they work.
+WAITING_JOBS ?= 3
 
 # The demo keeps its state apart from the user's own, so that it can be repeated and removed.
 DEMO_HOME ?= $(CURDIR)/.zeus/demo
@@ -88,7 +90,7 @@ SCHEMATHESIS := tests/faults/agent/test_agent_openapi.py
 
 .PHONY: test-faults
 test-faults: setup ## Kill it at every step: nothing is lost, nothing counts twice, limits come back
-	$(PYTEST) -n $(JOBS) --dist loadfile --ignore $(SCHEMATHESIS) tests/faults
+	$(PYTEST) -n $(WAITING_JOBS) --dist loadfile --ignore $(SCHEMATHESIS) tests/faults
 	$(PYTEST) $(SCHEMATHESIS)
 
 .PHONY: test-peers
@@ -97,7 +99,7 @@ test-peers: setup ## Unmodified Zeus, zeusd and nvidia-ml-py on the simulated GP
 
 .PHONY: test-cluster
 test-cluster: setup binaries ## The operator on a real API server and the real controllers
-	$(PYTEST) -n $(JOBS) --dist loadfile tests/cluster
+	$(PYTEST) -n $(WAITING_JOBS) --dist loadfile tests/cluster
 
 # The newest and the oldest that are supported; tests/cluster/binaries has a folder for each.
 KUBERNETES := 1.37 1.34
@@ -108,7 +110,7 @@ test-cluster-full: setup ## Cluster tests on each Kubernetes in turn, outages of
 		export ZEUS_TEST_KUBERNETES=$$minor ZEUS_TEST_FULL=1; \
 		echo "--- Kubernetes $$minor ---"; \
 		$(BIN)/python -m tests.cluster.support.binaries > /dev/null; \
-		$(PYTEST) -n $(JOBS) --dist loadfile tests/cluster || exit 1; \
+		$(PYTEST) -n $(WAITING_JOBS) --dist loadfile tests/cluster || exit 1; \
 	done
 
 .PHONY: test-chart

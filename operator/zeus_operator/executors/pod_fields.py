@@ -110,9 +110,10 @@ def deletion_asked_at(owner: Object) -> datetime | None:
 def as_first_asked(pod: Object, before: Object | None) -> dict[str, Any]:
     """Return a pod whose deletion is dated as it was when it was seen before.
 
-    The request that removes a pod which has ended allows no grace period; its time takes the place
-    of when the pod was asked to end (`BeforeDelete` in k8s.io/apiserver, registry/rest/delete.go),
-    and would be after that end.
+    The request that removes a pod which has ended allows no grace period.  Newer API servers date
+    the deletion anew then, at the present, where its end would lie in the past (`BeforeDelete` in
+    k8s.io/apiserver, registry/rest/delete.go): after the pod's own end.  Where nobody has seen the
+    pod in between, as where an operator was just started, when it was asked stays unknown.
 
     Args:
         before: the same pod, as it was; None: it was not seen.

@@ -40,10 +40,10 @@ def _objects(api: Api, namespace: str) -> Iterator[str]:
     except ApiFailure as failure:
         yield f"events: {failure}"
         return
-    events.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
-    for each in events[-_LATEST_EVENTS:]:
-        when, about = each.get("lastTimestamp"), each["involvedObject"]
-        yield f"event {when} {about['kind']} {about['name']}: {each['reason']}: {each['message']}"
+    for each in sorted(events, key=_happened_at)[-_LATEST_EVENTS:]:
+        about = each.get("involvedObject") or {}
+        words = ": ".join(str(each.get(key) or "") for key in ("reason", "message"))
+        yield f"event {_happened_at(each)} {about.get('kind')} {about.get('name')}: {words}"
 
 
 def _stored(namespace: str, store: Store) -> Iterator[str]:
@@ -51,6 +51,10 @@ def _stored(namespace: str, store: Store) -> Iterator[str]:
         record = store.job_by_uid(job.uid) if job.namespace == namespace else None
         for recurrence in store.history(record.id) if record is not None else ():
             yield f"stored: {recurrence}"
+
+
+def _happened_at(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _line(value: Object) -> str:

@@ -1,7 +1,8 @@
-"""What kubectl shows of a ZeusJob that has converged, as docs/verification.md quotes it.
+"""What kubectl and its plugin show of a ZeusJob that has converged, as the docs quote it.
 
 `python -m tests.cluster.support.shown` starts a control plane, PostgreSQL, the operator and the
-simulated node, lets a job learn, and prints what a user would see.
+simulated node, lets a job learn, and prints what a user would see: then, and while one more run
+goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from tests.cluster.support.binaries import find_binaries
 from tests.cluster.support.control_plane import ControlPlane
+from tests.cluster.support.endings import Gate, held
 from tests.cluster.support.installed import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, install
+from tests.cluster.support.kubectl_zeus import KubectlZeus
 from tests.cluster.support.kubelet import SimulatedNode, SyntheticJob
 from tests.cluster.support.namespaces import create_namespace
 from tests.cluster.support.operator_process import OperatorProcess
@@ -44,7 +47,8 @@ def main() -> None:
         api = stack.enter_context(contextlib.closing(plane.api()))
         install(plane)
         create_namespace(plane, NAMESPACE)
-        stack.enter_context(SimulatedNode(api, SyntheticJob(), namespace=NAMESPACE))
+        node = SimulatedNode(api, SyntheticJob(), namespace=NAMESPACE)
+        stack.enter_context(node)
         account = plane.kubeconfig_for(SERVICE_ACCOUNT, OPERATOR_NAMESPACE)
         operator = OperatorProcess(folder, account, postgres.url, OPERATOR_NAMESPACE)
         stack.callback(operator.kill)
@@ -65,6 +69,12 @@ def main() -> None:
         for command in COMMANDS:
             print(f"$ kubectl {' '.join(command)}")
             print(plane.kubectl(*command), flush=True)
+        node.trainer = held(Gate(), SyntheticJob())
+        jobs.annotate(NAME, run="to-look-at")
+        jobs.wait_for_condition(NAME, "Progressing", "True", "Running")
+        plugin = KubectlZeus(plane.kubeconfig, NAMESPACE, folder)
+        print(f"$ kubectl zeus status {NAME}")
+        print(plugin.out("status", NAME), flush=True)
 
 
 if __name__ == "__main__":

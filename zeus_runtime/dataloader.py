@@ -211,7 +211,11 @@ class ZeusDataLoader(DataLoader[T_co]):
     def _swept(self, run: BaseRun, sweep: Union[SweepControl, TeamSweep]) -> Iterator[T_co]:
         """A few batches of other sizes first; then those of the epoch, as they would have been."""
         yield from serve_sweep(self, run, sweep)
-        yield from self._train(super().__iter__(), run)
+        for number, batch in enumerate(self._train(super().__iter__(), run)):
+            if number == 1:
+                # A process that was lost at a size is missed in the first step after it.
+                sweep.leave()
+            yield batch
 
     def _train(self, batches: Iterator[T_co], run: BaseRun) -> Iterator[T_co]:
         begin, end = run.begin_step, run.end_step

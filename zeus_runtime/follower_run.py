@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Callable, Mapping, Optional, Tuple
 
 from zeus_runtime import current, hooks
@@ -146,7 +147,8 @@ class FollowerRun(BaseRun):
         own_size = serving in (None, self._batch_size)
         if goes_on and own_size and self.decision is not None and is_out_of_memory(error):
             # Before the others see that this process is gone.
-            say_out_of_memory(self._file, self._so_far(within_epoch=True)[0])
+            known = self._so_far(within_epoch=True)[0]
+            say_out_of_memory(self._file, replace(known, sweeping=serving))
         self._ends_here = self._ends_here and not is_crash(error)
         if error is not None:
             self._over = self._over or "this process has failed"
@@ -174,8 +176,7 @@ class FollowerRun(BaseRun):
         """Tell rank 0 and do what it orders; without it, go on alone."""
         if self._over:
             return
-        if self.sweep is None:
-            self._member.data = None  # of a run that went on from a checkpoint, they are known
+        self._member.swept = self._before is not None and bool(self._before.sweep)
         steps = self.steps + (0 if sweep is None else sweep.steps)
         try:
             self._member.tell(occasion, steps, self._metric.last, sweep)
@@ -186,6 +187,8 @@ class FollowerRun(BaseRun):
                 self._member.wait_for_energy(FINAL_WAIT_SECONDS)
                 self._member.tell(Occasion.SETTLE, 0)
             orders = decode_orders(self._member.channel.broadcast(None))
+            if orders.need_agreement(occasion):
+                self._member.channel.agree()
         except ChannelBroken as broken:
             self._disband(str(broken))
             return

@@ -352,9 +352,9 @@ class TrainingRun(BaseRun):
     def _orders(self) -> Orders:
         """Return what all processes shall do next."""
         # Before the first step, too: who ends at it knows then what it was a part of.
-        told = not self._in_epoch or not self.steps
         sweep = self.sweep if isinstance(self.sweep, LeadSweep) else None
-        told = told or (sweep is not None and sweep.tells)
+        news = sweep is not None and sweep.take_news()
+        told = news or not self._in_epoch or not self.steps
         result = encode_result(self._result()).decode() if told else ""
         return Orders(
             self.wake_at,

@@ -36,6 +36,9 @@ class _NoChannel:
     def all_here(self) -> None:
         raise ChannelBroken(self._why)
 
+    def agree(self) -> None:
+        raise ChannelBroken(self._why)
+
     def close(self) -> None:
         return
 

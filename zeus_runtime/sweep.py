@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from zeus_runtime.trial import TrialRules
 
@@ -51,17 +51,52 @@ class TrainingData:
     largest_batch: Optional[int] = None
     shares: int = 1
 
-    def fits(self, batch_size: int) -> bool:
-        """Whether a batch can be served as a whole, in shares of one size."""
+    def others(self, wanted: Iterable[int], own: int) -> Tuple[int, ...]:
+        """Return those of `wanted` that can be served beside the run's own, from small to large."""
+        return tuple(size for size in sorted(set(wanted)) if not self._why_not(size, own))
+
+    def why_no_others(self, wanted: Iterable[int], own: int) -> str:
+        """Say, where there are no `others`, why none of `wanted` is one."""
+        sizes: Dict[str, List[str]] = {}
+        for size in sorted(set(wanted)):
+            sizes.setdefault(self._why_not(size, own), []).append(str(size))
+        return "; ".join(f"{', '.join(found)}: {why}" for why, found in sizes.items())
+
+    def _why_not(self, batch_size: int, own: int) -> str:
+        """Say why a size can't be served as a whole beside the run's own; "": it can be."""
+        if batch_size == own:
+            return "the run's own"
         if batch_size % self.shares:
-            return False
-        most = min(self.samples, self.dataset_samples)
-        return batch_size <= (most if self.largest_batch is None else min(most, self.largest_batch))
+            return f"not to be shared evenly by {self.shares} loaders"
+        if batch_size <= self.shares:
+            return "nothing can be normalized over a single sample"
+        if batch_size > min(self.samples, self.dataset_samples):
+            return "more than the samples of an epoch"
+        if self.largest_batch is not None and batch_size > self.largest_batch:
+            return "more than fits into the GPU at once, as the script says"
+        return ""
 
     def samples_at(self, batch_size: int) -> int:
         """Return how many samples an epoch at a batch size trains on."""
         left_out = self.samples % batch_size if self.whole_batches else 0
         return self.samples - left_out
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of a GPU that one process could take.
+
+    Args:
+        free_bytes: that nobody holds.
+        reserved_bytes: that torch holds for this process already.
+    """
+
+    free_bytes: float
+    reserved_bytes: float
+
+    def bytes_of(self, processes: int) -> float:
+        """Return what this process may take where so many share the GPU, all in the same way."""
+        return self.reserved_bytes + self.free_bytes / processes
 
 
 @dataclass(frozen=True)
@@ -115,15 +150,15 @@ class Sweep:
 
     Args:
         own: the batch size of the run.
-        wanted: those to measure; which of them can be is decided here.
+        others: those to measure, from small to large (`TrainingData.others`); which of them are
+            worth their time is decided here.
         period_seconds: of the energy counter.
     """
 
     def __init__(
         self,
         own: int,
-        wanted: Sequence[int],
-        data: TrainingData,
+        others: Sequence[int],
         epoch: FirstEpoch,
         period_seconds: float,
     ) -> None:
@@ -136,11 +171,8 @@ class Sweep:
         )
         self.memory = MemoryUse()
         self._start_seconds = 0.0
-        # With one sample in a share nothing can be normalized over a batch.
-        others = [size for size in sorted(set(wanted)) if size > data.shares and data.fits(size)]
-        others = [size for size in others if size != own]
-        others = [size for size in others if self._pays(size)] if self._pays(own) else []
-        self._todo: List[int] = [own, *others] if others else []
+        paying = [size for size in others if self._pays(size)] if self._pays(own) else []
+        self._todo: List[int] = [own, *paying] if paying else []
 
     @property
     def left(self) -> bool:

@@ -74,7 +74,7 @@ class SweepControl:
 
     Args:
         trainer: the run.
-        wanted: batch sizes to measure.
+        others: batch sizes to measure, from small to large (`TrainingData.others`).
         own: the batch size of the run.
         data: what its loader could serve.
         synchronize: waits until the GPU is idle.
@@ -83,7 +83,7 @@ class SweepControl:
     def __init__(
         self,
         trainer: Trainer,
-        wanted: Tuple[int, ...],
+        others: Tuple[int, ...],
         own: int,
         data: TrainingData,
         meter: EnergySource,
@@ -93,7 +93,7 @@ class SweepControl:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._trainer, self._wanted, self._own, self.data = trainer, wanted, own, data
+        self._trainer, self._others, self._own, self.data = trainer, others, own, data
         self._meter, self._accounting, self._notices = meter, accounting, notices
         self._synchronize, self._clock = synchronize, clock
         self._state = _State.PENDING
@@ -136,7 +136,7 @@ class SweepControl:
         epoch = FirstEpoch(
             now_seconds - first.time_seconds, (last.time_seconds - first.time_seconds) / steps
         )
-        sweep = Sweep(self._own, self._wanted, self.data, epoch, period)
+        sweep = Sweep(self._own, self._others, epoch, period)
         if not sweep.left:
             self.skip(f"for epochs of {epoch.epoch_seconds:.3g} s a window would take too long")
             return
@@ -267,8 +267,11 @@ class SweepControl:
         And so is one whose iterator somebody still has: the power limit must not wait for it.
         """
         self.abandon()
-        if self._state in (_State.ABANDONED, _State.DUE):
+        named = self._state is _State.ABANDONED
+        if named or self.due:
             self._finish()
+        if named:
+            self._trainer.write_result_now()  # what fails from now on is not of the size
 
     def measurements(self) -> Tuple[SweepMeasurement, ...]:
         """Return what was measured, as far as it is known by now, per epoch at each size."""
@@ -327,15 +330,14 @@ def make_sweep_control(
             "at another size are served whole",
         )
         return None
-    if all(size % data.shares for size in decision.sweep_batch_sizes):
-        notices.remark(
-            "sweep",
-            f"no other batch size was measured: none can be shared evenly by {data.shares} loaders",
-        )
+    others = data.others(decision.sweep_batch_sizes, own)
+    if not others:
+        why = data.why_no_others(decision.sweep_batch_sizes, own)
+        notices.remark("sweep", f"no other batch size was measured ({why})")
         return None
     return SweepControl(
         trainer,
-        decision.sweep_batch_sizes,
+        others,
         own,
         data,
         meter,

@@ -14,7 +14,7 @@ from torch.utils.data import (
 )
 
 from zeus_runtime.base_run import BaseRun
-from zeus_runtime.sweep import TrainingData
+from zeus_runtime.sweep import Room, TrainingData
 from zeus_runtime.sweep_control import SweepControl
 from zeus_runtime.team_sweep import TeamSweep
 
@@ -93,7 +93,7 @@ def _sizes(
 ) -> Iterator[Any]:
     seed = 0 if run.decision is None else run.decision.seed
     while True:
-        size = sweep.next_size(None if simulated else _room_bytes())
+        size = sweep.next_size(None if simulated else _room().bytes_of(1))
         if size is None:
             break
         if not simulated:
@@ -119,7 +119,7 @@ def _serve_with_others(
     loader: DataLoader[Any], run: BaseRun, sweep: TeamSweep, simulated: bool, problem: str
 ) -> Iterator[Any]:
     random_state = torch.get_rng_state()
-    sweep.begin(problem, None if simulated or problem else _room_bytes())
+    sweep.begin(problem, None if simulated or problem else _room())
     try:
         yield from _ordered_sizes(loader, run, sweep, simulated)
     finally:
@@ -167,7 +167,7 @@ def _ordered_steps(
             sweep.meet(batches.problem)
         else:
             peak_bytes = float(torch.cuda.max_memory_allocated())
-            sweep.meet(batches.problem, _room_bytes(), peak_bytes)
+            sweep.meet(batches.problem, _room(), peak_bytes)
 
 
 class _Batches:
@@ -241,10 +241,10 @@ def _trains_on_cuda() -> bool:
         return False  # an allocator of the script's own may tell nothing of what it holds
 
 
-def _room_bytes() -> float:
-    """Return how much of the GPU's memory this process may take: all but what others hold."""
+def _room() -> Room:
+    """Return how much of the GPU's memory this process could take: all but what others hold."""
     free, total = torch.cuda.mem_get_info()
-    return float(min(total, free + torch.cuda.memory_reserved()))
+    return Room(float(free), float(min(total - free, torch.cuda.memory_reserved())))
 
 
 def samples_of(batch: Any, default: Optional[int]) -> float:

@@ -46,6 +46,15 @@ class Channel(Protocol):
         """
         ...
 
+    def agree(self) -> None:
+        """Return when rank 0 knows that all have come here, and has said so.
+
+        Raises:
+            ChannelBroken: one of them may not have.  That rank 0's word of it has not come to all
+                nobody can know.
+        """
+        ...
+
     def close(self) -> None:
         """Leave; whoever waits for this process need not wait longer."""
         ...
@@ -76,12 +85,7 @@ class TorchChannel:
     def gather(self, mine: bytes) -> List[bytes]:
         """See `Channel`."""
         own = self._packed(mine, FACTS_BYTES)
-        if self._rank != 0:
-            self._call(lambda: self._distributed.gather(own, None, dst=0, group=self._group))
-            return []
-        boxes = [self._torch.empty_like(own) for _ in range(self._size)]
-        self._call(lambda: self._distributed.gather(own, boxes, dst=0, group=self._group))
-        return [_unpacked(box) for box in boxes]
+        return [_unpacked(box) for box in self._gathered(own)]
 
     def broadcast(self, mine: Optional[bytes]) -> bytes:
         """See `Channel`."""
@@ -94,6 +98,11 @@ class TorchChannel:
         box = self._empty(1)
         self._call(lambda: self._distributed.broadcast(box, src=0, group=self._group))
 
+    def agree(self) -> None:
+        """See `Channel`."""
+        self._gathered(self._empty(1))
+        self.all_here()
+
     def close(self) -> None:
         """See `Channel`."""
         group, self._group = self._group, None
@@ -102,6 +111,12 @@ class TorchChannel:
                 self._distributed.destroy_process_group(group)
             except (RuntimeError, ValueError, AssertionError):
                 return  # it went with the default group, or its connections are broken already
+
+    def _gathered(self, own: Any) -> List[Any]:
+        """Return the boxes of all, by rank; on others than rank 0 none."""
+        boxes = [] if self._rank != 0 else [self._torch.empty_like(own) for _ in range(self._size)]
+        self._call(lambda: self._distributed.gather(own, boxes or None, dst=0, group=self._group))
+        return boxes
 
     def _empty(self, size_bytes: int) -> Any:
         # The script may have made another device the default one.

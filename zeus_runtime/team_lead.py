@@ -105,7 +105,7 @@ class TeamLead:
             self.meets = False
             self._meter.part()
         if not self.over:
-            self._give(self._orders())
+            self._give(occasion, self._orders())
 
     def meets_at_end(self, ends_here: bool) -> bool:
         """Return whether all meet once more where the run ends.
@@ -225,11 +225,13 @@ class TeamLead:
                     "report_metric. That of rank 0 counts",
                 )
 
-    def _give(self, orders: Orders) -> None:
+    def _give(self, occasion: Occasion, orders: Orders) -> None:
         limits = () if self._agent is None else self._agent.limits()
         self.ended = self.ended or orders.ending is not None
         try:
             self._member.channel.broadcast(encode(replace(orders, limits=limits)))
+            if orders.need_agreement(occasion):
+                self._member.channel.agree()
         except ChannelBroken as broken:
             self.disband(str(broken))
             return
@@ -283,13 +285,26 @@ def _other_batch_sizes(hellos: Sequence[Hello]) -> str:
 
 def _why_not_swept(hellos: Sequence[Hello]) -> str:
     """Say whose loader can serve no other batch sizes, or not of the same data; "": nobody's."""
-    own = hellos[0].data
+    own, processes = hellos[0].data, len(hellos)
+    if own is not None and own.shares != processes:
+        # Those that work on one share must have the same samples, which a sweep draws for each.
+        return (
+            f"each share of a batch needs one process, and there are {processes} for {own.shares}"
+        )
     for rank, hello in enumerate(hellos):
+        if hello.swept:
+            return (
+                f"rank {rank} on {hello.host} goes on from a checkpoint that is after a sweep, and "
+                "rank 0 does not"
+            )
         if hello.data is None:
             return (
                 f"the loader of rank {rank} on {hello.host} can't serve any (its sampler is no "
                 "DistributedSampler of torch's, or it has an iterable dataset)"
             )
-        if hello.data != own:
-            return f"the loader of rank {rank} on {hello.host} has other data than that of rank 0"
+        if own is None or hello.data == own:
+            continue
+        if replace(hello.data, largest_batch=own.largest_batch) == own:
+            return f"rank {rank} on {hello.host} has another largest_micro_batch than rank 0"
+        return f"the loader of rank {rank} on {hello.host} has other data than that of rank 0"
     return ""

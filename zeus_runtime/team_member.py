@@ -45,6 +45,9 @@ class Member:
         agent: of its own machine; None: there is none.
         batch_size: global, as this process trains.
         data: what could be served at other batch sizes; None: nothing.
+
+    Attributes:
+        swept: whether nothing is, as it was before: known where the run goes on from a checkpoint.
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class Member:
         self.gpu: Optional[Gpu] = None
         self._meter, self._agent = meter, agent
         self._batch_size = batch_size
-        self.data = data
+        self.swept = False
+        self._data = data
         self._introduced = False
         self._open: List[Tuple[int, Mark]] = []
         self._unanswered: Optional[Mark] = None
@@ -141,5 +145,6 @@ class Member:
             gpu=None if gpu is None else gpu.facts,
             batch_size=self._batch_size,
             has_agent=self._agent is not None,
-            data=self.data,
+            data=self._data,
+            swept=self.swept,
         )

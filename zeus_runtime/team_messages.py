@@ -12,7 +12,7 @@ from zeus_runtime.agent_client import AgentError
 from zeus_runtime.gpu import GpuFacts
 from zeus_runtime.protocol import Lease, Outcome
 from zeus_runtime.stop import Ending
-from zeus_runtime.sweep import TrainingData
+from zeus_runtime.sweep import Room, TrainingData
 from zeus_runtime.team_channel import ChannelBroken
 
 MOST_MARKS = 64
@@ -46,7 +46,9 @@ class Hello:
         gpu: None if it can't.
         batch_size: global, as this process trains.
         has_agent: whether there is an agent on its machine to ask.
-        data: what all loaders could serve at other batch sizes, by this one; None: it nothing.
+        data: what its loader says that all of them could serve at other batch sizes; None: this
+            one can serve none.
+        swept: its run goes on from a checkpoint after a sweep, so that it serves none again.
     """
 
     host: str
@@ -55,6 +57,7 @@ class Hello:
     batch_size: Optional[int]
     has_agent: bool
     data: Optional[TrainingData] = None
+    swept: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,22 @@ class SweepFacts:
     Args:
         steps: that it has served at other batch sizes.
         problem: why it can't serve what was ordered; "" if it can.
-        room_bytes: of GPU memory that it may take; None: memory is no concern.
+        room: in the memory of its GPU; None: memory is no concern.
         peak_bytes: of GPU memory that training took at this size; None: not known.
     """
 
     steps: int
     problem: str = ""
-    room_bytes: Optional[float] = None
+    room: Optional[Room] = None
     peak_bytes: Optional[float] = None
+
+
+class SweepPhase(enum.Enum):
+    """What all do until they meet next within a sweep."""
+
+    DUE = "due"  # nothing: they meet before their loaders serve any batch
+    FIRST_BATCH = "first batch"  # each makes one of the size, and serves none
+    STEPS = "steps"  # each serves as many as were ordered
 
 
 @dataclass(frozen=True)
@@ -97,12 +108,19 @@ class SweepOrders:
     """What all serve next of a sweep.
 
     Args:
-        batch_size: global; 0: a sweep is due, and all meet before their loaders serve any batch.
-        steps: to serve of that size until all meet again; 0: none before each has made a batch.
+        batch_size: global; 0: none yet.
+        steps: to serve of that size until all meet again.
     """
 
     batch_size: int = 0
     steps: int = 0
+
+    @property
+    def phase(self) -> SweepPhase:
+        """What is to be done by these orders."""
+        if not self.batch_size:
+            return SweepPhase.DUE
+        return SweepPhase.STEPS if self.steps else SweepPhase.FIRST_BATCH
 
 
 @dataclass(frozen=True)
@@ -168,6 +186,15 @@ class Orders:
         outcome, reason, stops_script = self.ending
         return Ending(None if outcome is None else Outcome(outcome), reason, stops_script)
 
+    def need_agreement(self, occasion: Occasion) -> bool:
+        """Whether nobody may follow them before all are known to have them.
+
+        Whoever did not hear of the steps of a sweep does none of them, and in a step that one
+        leaves out the others would wait for it.
+        """
+        steps = self.sweep is not None and self.sweep.phase is SweepPhase.STEPS
+        return steps and occasion is Occasion.SWEEP and not self.disband
+
 
 def ending_fields(ending: Optional[Ending]) -> Optional[Tuple[Optional[str], str, bool]]:
     """Return an ending as it travels."""
@@ -214,6 +241,8 @@ def decode_facts(data: bytes) -> Facts:
     body = _body(data)
     try:
         body["marks"] = tuple((int(event), joules) for event, joules in body["marks"])
+        if body["sweep"] is not None:
+            body["sweep"]["room"] = _built(Room, body["sweep"]["room"])
         for name, kind in (
             ("held", HeldLimit),
             ("problem", Problem),

@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import Callable, Optional, Sequence, Tuple
 
 from zeus_runtime.protocol import SweepMeasurement
-from zeus_runtime.sweep import TrainingData
+from zeus_runtime.sweep import Room, TrainingData
 from zeus_runtime.sweep_control import SweepControl
-from zeus_runtime.team_messages import LONGEST_TEXT, SweepFacts, SweepOrders
-
-DUE = SweepOrders()
+from zeus_runtime.team_messages import LONGEST_TEXT, SweepFacts, SweepOrders, SweepPhase
 
 
 class TeamSweep:
@@ -48,7 +46,8 @@ class TeamSweep:
     @property
     def due(self) -> bool:
         """Whether the loader shall begin now."""
-        return self._orders == DUE and not self.going_on
+        due = self._orders is not None and self._orders.phase is SweepPhase.DUE
+        return due and not self.going_on
 
     @property
     def batch_size(self) -> Optional[int]:
@@ -60,23 +59,27 @@ class TeamSweep:
         """How many batches of it to serve before the next meeting."""
         return 0 if self._orders is None else self._orders.steps
 
-    def begin(self, problem: str, room_bytes: Optional[float]) -> None:
-        """Meet before the first size; arguments as of `meet`."""
+    def begin(self, problem: str, room: Optional[Room]) -> None:
+        """Meet before the first size.
+
+        Args:
+            problem, room: as of `SweepFacts`.
+        """
         self.going_on = True
-        self.meet(problem, room_bytes)
+        self.meet(problem, room)
 
     def meet(
         self,
         problem: str,
-        room_bytes: Optional[float] = None,
+        room: Optional[Room] = None,
         peak_bytes: Optional[float] = None,
     ) -> None:
         """Meet the others where it was ordered; what to serve next is known then.
 
         Args:
-            problem, room_bytes, peak_bytes: as of `SweepFacts`.
+            problem, room, peak_bytes: as of `SweepFacts`.
         """
-        self._meet(SweepFacts(self.steps, problem[:LONGEST_TEXT], room_bytes, peak_bytes))
+        self._meet(SweepFacts(self.steps, problem[:LONGEST_TEXT], room, peak_bytes))
 
     def end(self) -> None:
         """The loader that began has served all, or its loop was left."""
@@ -113,15 +116,12 @@ class LeadSweep(TeamSweep):
 
     Args:
         control: what is decided by, in meetings.
-
-    Attributes:
-        tells: whether the result has changed by what was decided last.
     """
 
     def __init__(self, control: SweepControl, meet: Callable[[SweepFacts], None]) -> None:
         super().__init__(control.data, meet)
         self._control = control
-        self.tells = False
+        self._has_news = False
 
     @property
     def serving(self) -> Optional[int]:
@@ -131,22 +131,20 @@ class LeadSweep(TeamSweep):
     def on_epoch_begin(self, now_seconds: float, epochs: int, steps_per_epoch: int) -> None:
         """See `SweepControl.on_epoch_begin`; within the meeting there."""
         self._control.on_epoch_begin(now_seconds, epochs, steps_per_epoch)
-        self.going_on = False
-        self.obey(DUE if self._control.due else None)
+        self.obey(SweepOrders() if self._control.due else None)
 
     def decide(self, told: Sequence[SweepFacts], sharing: int) -> None:
         """Decide what all serve next; within a meeting.
 
         Args:
-            told: by all, of what was ordered at the last one.
+            told: by all, of how it went with what was ordered when they met last.
             sharing: the most processes that share the memory of one GPU.
         """
         control, last = self._control, self._orders
         problem = next((facts.problem for facts in told if facts.problem), "")
-        self.tells = False
         if last is None:
             return
-        if last == DUE:
+        if last.phase is SweepPhase.DUE:
             if problem:
                 control.skip(problem)
                 self.obey(None)
@@ -154,7 +152,7 @@ class LeadSweep(TeamSweep):
             control.begin()
         elif problem:
             control.fail(problem)
-        elif not last.steps:
+        elif last.phase is SweepPhase.FIRST_BATCH:
             control.begin_step()
             self._order_steps()
             return
@@ -164,6 +162,11 @@ class LeadSweep(TeamSweep):
         else:
             self._take_memory(told)
         self._order_size(told, sharing)
+
+    def take_news(self) -> bool:
+        """Whether the result was changed by what was decided, and not told since."""
+        news, self._has_news = self._has_news, False
+        return news
 
     def measurements(self) -> Tuple[SweepMeasurement, ...]:
         """See `SweepControl.measurements`."""
@@ -185,10 +188,10 @@ class LeadSweep(TeamSweep):
         self.obey(SweepOrders(self.batch_size or 0, self._control.steps_to_go))
 
     def _order_size(self, told: Sequence[SweepFacts], sharing: int) -> None:
-        rooms = [facts.room_bytes for facts in told if facts.room_bytes is not None]
-        size = self._control.next_size(min(rooms) / sharing if rooms else None)
+        rooms = [facts.room.bytes_of(sharing) for facts in told if facts.room is not None]
+        size = self._control.next_size(min(rooms) if rooms else None)
         self.obey(None if size is None else SweepOrders(size))
-        self.tells = True
+        self._has_news = True
         if size is None:
             self._control.end()
 

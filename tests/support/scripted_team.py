@@ -63,7 +63,7 @@ class LeadChannel:
 
     Attributes:
         reply: makes of rank 0's facts those of rank 1.
-        breaks: the calls ("gather", "broadcast", "all_here") that fail from now on.
+        breaks: the calls ("gather", "broadcast", "all_here", "agree") that fail from now on.
         orders: all that rank 0 has ordered.
     """
 
@@ -91,6 +91,9 @@ class LeadChannel:
 
     def all_here(self) -> None:
         self._check("all_here")
+
+    def agree(self) -> None:
+        self._check("agree")
 
     def close(self) -> None:
         self.closed = True
@@ -136,6 +139,9 @@ class FollowerChannel:
 
     def all_here(self) -> None:
         self._check("all_here")
+
+    def agree(self) -> None:
+        self._check("agree")
 
     def close(self) -> None:
         self.closed = True

@@ -154,9 +154,14 @@ def loader_of(
     decision: Decision,
     *,
     environ: dict[str, str] | None = None,
+    synchronize: Callable[[], None] | None = None,
     **arguments: Any,
 ) -> Swept:
-    """Make the training loader of the process whose channel is given."""
+    """Make the training loader of the process whose channel is given.
+
+    Args:
+        synchronize: waits for its GPU; None: it has none.
+    """
     rank = 0 if isinstance(channel, LeadChannel) else 1
     clock = Clock()
     monkeypatch.setattr(VirtualMeter, "rank", rank)
@@ -164,6 +169,7 @@ def loader_of(
         monkeypatch.setattr(module, "EnergyMeter", VirtualMeter)
 
     def start_run(**wishes: Any) -> BaseRun:
+        wishes["synchronize"] = synchronize
         if isinstance(channel, LeadChannel):
             return lead(channel, folder, decision, clock=clock, more=environ, **wishes)
         for name in ("steps_per_epoch", "partial_last_step"):

@@ -49,11 +49,12 @@ class SweepingRun(VirtualTraining):
         self.written: list[int | None] = []  # what was served at each write of the result
         self.free_at: float | None = None
         self.limit_watts = limit_watts
+        data = TrainingData(samples, samples)
         self.sweep = SweepControl(
             self,
-            wanted,
+            data.others(wanted, own),
             own,
-            TrainingData(samples, samples),
+            data,
             self,
             self.accounting,
             self.notices,

@@ -246,6 +246,6 @@ def test_no_other_size_is_measured_where_batches_are_served_in_parts(lab: Runtim
 
 def test_a_sweep_keeps_to_what_fits_into_the_gpu_at_once() -> None:
     data = TrainingData(samples=1000, dataset_samples=800, largest_batch=64)
-    assert [size for size in (32, 64, 65, 900) if data.fits(size)] == [32, 64]
+    assert data.others((32, 64, 65, 900), own=16) == (32, 64)
     unbounded = TrainingData(samples=1000, dataset_samples=800)
-    assert [size for size in (32, 800, 801) if unbounded.fits(size)] == [32, 800]
+    assert unbounded.others((32, 800, 801), own=16) == (32, 800)

@@ -122,7 +122,7 @@ def test_where_a_window_would_take_too_much_of_an_epoch_there_is_no_sweep(sample
 
 
 def sweep(wanted: tuple[int, ...], data: TrainingData, epoch_seconds: float = 1000.0) -> list[int]:
-    made = Sweep(64, wanted, data, FirstEpoch(epoch_seconds, 0.1), 0.1)
+    made = Sweep(64, data.others(wanted, 64), FirstEpoch(epoch_seconds, 0.1), 0.1)
     return list(iter(lambda: made.next_size(None), None))
 
 

@@ -6,12 +6,14 @@ The other process is a script; loaders, runs and all that is between them and th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DistributedSampler
 
 from tests.support.scripted_team import (
     OTHER_GPU,
@@ -21,23 +23,27 @@ from tests.support.scripted_team import (
     read,
 )
 from tests.support.swept_team import (
+    NUMBERS,
     OWN,
     SAMPLES,
     SERVED,
     SIZES,
     STEPS,
     SWEEPS,
+    TICK_SECONDS,
     WATTS,
     VirtualMeter,
     in_sweep,
     loader_of,
     other_rank,
+    seconds_of,
     sizes_in,
     swept_orders,
     train,
 )
 from zeus_runtime import current
 from zeus_runtime.protocol import decode_result
+from zeus_runtime.sweep import Room
 from zeus_runtime.team_messages import (
     Facts,
     Orders,
@@ -178,6 +184,67 @@ def test_power_limits_are_looked_for_once_the_sweep_is_over_where_all_know_of_it
     assert any(limits[last + 1 :])
 
 
+def test_at_steps_after_the_sweep_nobody_is_told_its_result_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
+) -> None:
+    nobody = {"ZEUS_AGENT": "unix:///nowhere/agent.sock"}
+    train(loader_of(monkeypatch, channel, tmp_path, SWEEPS, environ=nobody))
+    by_occasion: dict[str, list[bool]] = {"step": [], "sweep": []}
+    for facts, orders in zip(channel.told, channel.orders, strict=False):
+        by_occasion.setdefault(facts.occasion, []).append(bool(orders.result))
+    assert by_occasion["step"]
+    assert not any(by_occasion["step"])
+    # With each size before it is served, and at last that none is any more.
+    assert sum(by_occasion["sweep"]) == 1 + len(SIZES) + 1
+
+
+def test_what_the_counter_sees_beyond_a_window_is_served_at_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
+) -> None:
+    """As many steps of the size as take one period of it."""
+    train(loader_of(monkeypatch, channel, tmp_path, SWEEPS))
+    tails: dict[int, int] = {}
+    for size, steps in swept_orders(channel):
+        if steps:
+            tails[size] = steps
+    assert tails == {
+        size: math.ceil(TICK_SECONDS / seconds_of(size // 2)) for size in (OWN, *SIZES)
+    }
+    assert max(tails.values()) > 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_meet_when_the_gpu_has_done_what_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel, rank: int
+) -> None:
+    """Else a window would end before the work in it has."""
+    train(loader_of(monkeypatch, channel, tmp_path, SWEEPS))
+    monkeypatch.setattr(current, "_CURRENT", current._Current())
+    own = FollowerChannel(*channel.sent) if rank else LeadChannel()
+    if isinstance(own, LeadChannel):
+        own.reply = other_rank
+    idle = [True]
+    seen: list[bool] = []
+    gather = own.gather
+
+    def look(mine: bytes) -> list[bytes]:
+        if decode_facts(mine).sweep is not None:
+            seen.append(idle[0])
+        return gather(mine)
+
+    monkeypatch.setattr(own, "gather", look)
+    swept = loader_of(
+        monkeypatch, own, tmp_path, SWEEPS, synchronize=lambda: idle.__setitem__(0, True)
+    )
+    for _ in swept.loader.epochs():
+        for batch in swept.loader:
+            swept.clock.now += seconds_of(len(batch))
+            idle[0] = False
+        swept.loader.report_metric(0.1)
+    assert len(seen) > 2 * len(SIZES)
+    assert all(seen)
+
+
 # ---- which sizes --------------------------------------------------------------------------
 
 
@@ -195,20 +262,29 @@ def test_sizes_that_can_not_be_shared_evenly_are_left_out(
 def test_without_any_that_can_there_is_no_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
 ) -> None:
-    train(loader_of(monkeypatch, channel, tmp_path, replace(SWEEPS, sweep_batch_sizes=(9, 33))))
+    """Then it is not said that none is worth its time."""
+    train(loader_of(monkeypatch, channel, tmp_path, replace(SWEEPS, sweep_batch_sizes=(2, 9))))
     assert swept_orders(channel) == []
-    assert "none can be shared evenly by 2 loaders" in read(tmp_path).note
+    one = "2: nothing can be normalized over a single sample"
+    why = f"({one}; 9: not to be shared evenly by 2 loaders)"
+    assert f"no other batch size was measured {why}" in read(tmp_path).note
 
 
 @pytest.mark.parametrize(
-    ("room", "shares_a_gpu", "served"),
-    [(20.0, False, [16, 8]), (60.0, False, [16, 8, 32]), (60.0, True, [16, 8])],
+    ("free_bytes", "reserved_bytes", "shares_a_gpu", "served"),
+    [
+        (20.0, 0.0, False, [24, 12]),
+        (60.0, 0.0, False, [24, 12, 48]),
+        (60.0, 0.0, True, [24, 12]),
+        (20.0, 50.0, True, [24, 12, 48]),  # what it has reserved is not the others' to take
+    ],
 )
 def test_a_larger_size_has_to_fit_into_the_least_room_by_the_most_that_was_taken(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     channel: LeadChannel,
-    room: float,
+    free_bytes: float,
+    reserved_bytes: float,
     shares_a_gpu: bool,
     served: list[int],
 ) -> None:
@@ -217,7 +293,8 @@ def test_a_larger_size_has_to_fit_into_the_least_room_by_the_most_that_was_taken
     def tells(told: Facts, sweep: SweepFacts) -> Facts:
         ordered = channel.orders[-1].sweep
         serving[0] = serving[0] if ordered is None else ordered.batch_size
-        return replace(told, sweep=replace(sweep, room_bytes=room, peak_bytes=1.0 * serving[0]))
+        memory = Room(free_bytes, reserved_bytes)
+        return replace(told, sweep=replace(sweep, room=memory, peak_bytes=1.0 * serving[0]))
 
     reply = in_sweep(tells)
 
@@ -227,7 +304,9 @@ def test_a_larger_size_has_to_fit_into_the_least_room_by_the_most_that_was_taken
 
     three = TeamOfThree()
     channel, three.reply = three, on_one_gpu
-    train(loader_of(monkeypatch, channel, tmp_path, SWEEPS))
+    thirds = DistributedSampler(NUMBERS, num_replicas=3, rank=0)
+    decision = replace(SWEEPS, batch_size=24, sweep_batch_sizes=(12, 48))
+    train(loader_of(monkeypatch, channel, tmp_path, decision, sampler=thirds))
     assert sizes_in(channel) == served
 
 
@@ -240,21 +319,26 @@ def test_a_follower_tells_what_its_gpu_has_room_for_and_what_a_size_has_taken(
     orders = [Orders(NEVER, sweep=each) for each in (None, None, due, *(served if used else ()))]
     follows = FollowerChannel(*orders)
     swept = loader_of(monkeypatch, follows, tmp_path, SWEEPS)
+    peaks = [90]  # that of the run's own batches is none of a smaller size
     monkeypatch.setattr(torch.cuda, "is_available", lambda: used)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 30)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", peaks.clear)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: max(peaks))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 20)
     for _ in range(2):
         assert swept.loader.run.next_epoch()
-        sizes = {len(batch) for batch in swept.loader}
+        sizes = set()
+        for batch in swept.loader:
+            sizes.add(len(batch))
+            peaks.append(30 if len(batch) == 16 else 90)
     assert sizes == ({8, 16} if used else {8})
     told = [facts.sweep for facts in follows.told if facts.sweep is not None]
     first, last = told[0], told[-1]
     assert first.problem.startswith("" if used else "torch has nothing in the memory of a GPU")
     assert bool(first.problem) is not used
-    assert (first.room_bytes, last.peak_bytes) == ((80.0, 30.0) if used else (None, None))
+    room = Room(free_bytes=60.0, reserved_bytes=20.0)
+    assert (first.room, last.peak_bytes) == ((room, 30.0) if used else (None, None))
 
 
 class TeamOfThree(LeadChannel):
@@ -264,6 +348,6 @@ class TeamOfThree(LeadChannel):
         heard = super().gather(mine)
         told = decode_facts(heard[1])
         gpu = replace(OTHER_GPU, uuid="GPU-2")
-        sweep = told.sweep and replace(told.sweep, room_bytes=1e9, peak_bytes=1.0)
+        sweep = told.sweep and replace(told.sweep, room=Room(1e9, 0.0), peak_bytes=1.0)
         hello = told.hello and replace(told.hello, gpu=gpu)
         return [*heard, encode(replace(told, sweep=sweep, hello=hello))]

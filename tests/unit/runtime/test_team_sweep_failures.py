@@ -1,11 +1,11 @@
-"""Where somebody can't serve a sweep of a team, leaves it or dies, training goes on, or ends.
+"""Where somebody can't serve a sweep of a team, training goes on.
 
 The other process is a script, as in `test_team_sweep`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,8 @@ from tests.support.swept_team import (
     NUMBERS,
     OWN,
     SAMPLES,
-    SERVED,
-    SIZES,
     STEPS,
     SWEEPS,
-    WATTS,
-    Swept,
     in_sweep,
     loader_of,
     other_rank,
@@ -41,7 +37,6 @@ from zeus_runtime import current
 from zeus_runtime.sweep import TrainingData
 from zeus_runtime.team_messages import (
     Facts,
-    Occasion,
     Orders,
     SweepFacts,
     SweepOrders,
@@ -49,6 +44,10 @@ from zeus_runtime.team_messages import (
 from zeus_runtime.trial import NEVER
 
 pytestmark = pytest.mark.torch
+
+
+BEFORE = (None, None, SweepOrders())
+"""What is ordered before a size: an epoch, its end, and that a sweep is due."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,32 +63,52 @@ def channel() -> LeadChannel:
     return made
 
 
-# ---- loaders that can't -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("changes", "why"),
     [
-        (None, "the loader of rank 1 on b can't serve any"),
-        (TrainingData(SAMPLES, 500, shares=2), "the loader of rank 1 on b has other data"),
+        ({"data": None}, "the loader of rank 1 on b can't serve any"),
+        (
+            {"data": TrainingData(SAMPLES, 500, shares=2)},
+            "the loader of rank 1 on b has other data than that of rank 0",
+        ),
+        (
+            {"data": TrainingData(SAMPLES, SAMPLES, largest_batch=64, shares=2)},
+            "rank 1 on b has another largest_micro_batch than rank 0",
+        ),
+        ({"swept": True}, "rank 1 on b goes on from a checkpoint that is after a sweep"),
     ],
 )
 def test_where_one_loader_can_not_serve_them_none_does(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     channel: LeadChannel,
-    data: TrainingData | None,
+    changes: dict[str, Any],
     why: str,
 ) -> None:
     def otherwise(own: Facts) -> Facts:
         told = other_rank(own)
-        return replace(told, hello=told.hello and replace(told.hello, data=data))
+        return replace(told, hello=told.hello and replace(told.hello, **changes))
 
     channel.reply = otherwise
     swept = loader_of(monkeypatch, channel, tmp_path, SWEEPS)
     train(swept)
     assert swept.sizes() == [8]
     assert swept_orders(channel) == []
+    assert f"no other batch size was measured: {why}" in read(tmp_path).note
+
+
+def test_where_several_processes_work_on_one_share_nothing_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
+) -> None:
+    """The samples that a sweep draws for each would not be the same for all of them."""
+    whole = DistributedSampler(NUMBERS, num_replicas=1, rank=0)
+    decision = replace(SWEEPS, batch_size=OWN // 2, sweep_batch_sizes=(16, 32))
+    swept = loader_of(monkeypatch, channel, tmp_path, decision, sampler=whole)
+    for _ in range(2):
+        assert swept.loader.run.next_epoch()
+        assert {len(batch) for batch in swept.loader} == {8}
+    assert swept_orders(channel) == []
+    why = "each share of a batch needs one process, and there are 2 for 1"
     assert f"no other batch size was measured: {why}" in read(tmp_path).note
 
 
@@ -105,11 +124,11 @@ def test_one_that_went_on_from_a_checkpoint_after_a_sweep_serves_no_other(
     assert second.loader.load_state_dict(first.loader.state_dict())
     assert second.loader.run.next_epoch()
     assert follows.told[0].hello is not None
-    assert follows.told[0].hello.data is None
+    assert follows.told[0].hello.swept
 
 
 @pytest.mark.parametrize("kind", ["plain", "own"])
-def test_only_a_sampler_of_shares_is_gone_around(
+def test_a_loader_whose_sampler_is_not_known_to_share_the_data_serves_no_other_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     class Own(DistributedSampler[int]):
@@ -210,169 +229,26 @@ def test_a_follower_that_can_make_no_more_serves_the_last_one_again_as_often_as_
     assert follows.occasions[3:7] == [("sweep", STEPS + n) for n, _ in told]
 
 
-# ---- processes that leave -----------------------------------------------------------------
-
-
-def test_a_loop_that_all_leave_trains_on_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("ValueError", "x" * 999, f"its batches can't be made (ValueError: {'x' * 200})"),
+        ("E" * 999, "", f"its batches can't be made ({'E' * 999}"[:300]),
+    ],
+    ids=["text", "kind"],
+)
+def test_of_a_long_problem_as_much_is_told_as_a_message_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, told: str
 ) -> None:
-    swept = loader_of(monkeypatch, channel, tmp_path, SWEEPS)
-    train(swept, stop_at=16)
-    result = read(tmp_path)
-    assert [swept.sizes(epoch) for epoch in (1, 2)] == [[8, 4, 16], [8]]
-    assert (result.sweeping, result.epochs) == (None, 3)
-    assert "lost each other" not in result.note
-    assert result.energy_joules == pytest.approx(sum(WATTS) * swept.clock.now, rel=1e-6)
+    def fails(samples: list[int]) -> Any:
+        if len(samples) == 16:
+            raise type(name, (Exception,), {})(text)
+        return torch.tensor(samples)
 
-
-def test_a_loop_that_all_begin_again_wakes_nobody_before_all_meet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
-) -> None:
-    nobody = {"ZEUS_AGENT": "unix:///nowhere/agent.sock"}
-    swept = loader_of(monkeypatch, channel, tmp_path, SWEEPS, environ=nobody)
-    train(swept, stop_at=16, again=True)
-    assert swept.sizes() == [8, 4, 16, 8]
-    occasions = [facts.occasion for facts in channel.told]
-    last = max(n for n, occasion in enumerate(occasions) if occasion == "sweep")
-    assert occasions[last + 1] == "end", "none at a step that only rank 0 knows of"
-    assert "lost each other" not in read(tmp_path).note
-
-
-def test_a_follower_whose_loop_is_left_serves_no_more_and_meets_at_the_end_of_the_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
-) -> None:
-    first = loader_of(monkeypatch, channel, tmp_path, SWEEPS)
-    train(first, stop_at=16)
-    monkeypatch.setattr(current, "_CURRENT", current._Current())
-    follows = FollowerChannel(*channel.sent)
-    second = loader_of(monkeypatch, follows, tmp_path, SWEEPS)
-    train(second, stop_at=16)
-    assert second.counts() == first.counts()
-    assert [facts.occasion for facts in follows.told] == [facts.occasion for facts in channel.told]
-
-
-def leaves(told: Facts, sweep: SweepFacts) -> Facts:
-    """Be at the end of the epoch, where the loop was left here alone."""
-    return replace(told, occasion=Occasion.END.value) if sweep.steps > 12 else told
-
-
-def is_elsewhere(told: Facts, sweep: SweepFacts) -> Facts:
-    """Have served one batch more."""
-    return replace(told, steps=told.steps + 1) if sweep.steps > 12 else told
-
-
-def dies(channel: LeadChannel) -> Callable[[Facts, SweepFacts], Facts]:
-    def reply(told: Facts, sweep: SweepFacts) -> Facts:
-        if sweep.steps > 12:
-            channel.breaks |= {"all_here", "broadcast"}
-        return told
-
-    return reply
-
-
-@pytest.mark.parametrize("how", ["leaves", "is elsewhere", "dies"])
-def test_who_is_lost_in_a_sweep_ends_it_and_the_team_and_not_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel, how: str
-) -> None:
-    changes = {"leaves": leaves, "is elsewhere": is_elsewhere, "dies": dies(channel)}
-    channel.reply = in_sweep(changes[how])
-    swept = loader_of(monkeypatch, channel, tmp_path, SWEEPS)
-    train(swept)
-    result = read(tmp_path)
-    assert len(swept.sizes()) < len(SERVED)
-    assert swept.counts(2) == [(8, STEPS)]
-    assert channel.closed
-    assert bool(channel.orders[-1].disband) is (how != "dies"), "who still listens is told"
-    assert "lost each other" in result.note
-    assert (result.epochs, result.energy_joules, result.sweeping) == (3, None, None)
-
-
-def test_until_training_goes_on_a_size_at_which_another_process_died_stays_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel
-) -> None:
-    """The next collective fails: that was no failure at the run's own size."""
-    channel.reply = in_sweep(dies(channel))
-    swept = loader_of(monkeypatch, channel, tmp_path, SWEEPS)
-    fail_without_the_others(swept, channel)
-    result = read(tmp_path)
-    assert result.sweeping in SIZES
-    assert (result.outcome, result.epochs) == (None, 1)
-
-
-def fail_without_the_others(swept: Swept, channel: LeadChannel) -> None:
-    """Train until the team is lost, and fail as a process whose collective does."""
-    for _ in swept.loader.epochs():
-        for batch in swept.loader:
-            if channel.closed:
-                swept.loader.run.failed(RuntimeError("Connection closed by peer"))
-                return
-            swept.clock.now += 0.01 + 0.001 * len(batch)
-
-
-@pytest.mark.parametrize("breaks", ["gather", "all_here", "broadcast"])
-def test_a_follower_that_has_lost_rank_0_in_a_sweep_trains_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
-) -> None:
-    none, due = Orders(NEVER), Orders(NEVER, sweep=SweepOrders())
-    served = [SweepOrders(32), SweepOrders(32, 5)]
-    follows = FollowerChannel(none, none, due, *[Orders(NEVER, sweep=each) for each in served])
-    swept = loader_of(monkeypatch, follows, tmp_path, SWEEPS)
-    sizes: list[int] = []
-    for _ in swept.loader.epochs():
-        for batch in swept.loader:
-            sizes.append(len(batch))
-            assert len(sizes) < 4 * STEPS, "the sweep does not end"
-            if len(batch) == 16:
-                follows.breaks.add(breaks)
-        swept.loader.report_metric(0.1)
-    assert sizes == [8] * STEPS + [16] * 5 + [8] * STEPS + [8] * STEPS
-    assert swept.loader.run.epochs == 3
-    assert follows.closed
-
-
-class OutOfMemoryError(RuntimeError):
-    """Named as torch names it."""
-
-
-@pytest.mark.parametrize(("size", "said"), [(OWN, True), (32, False)])
-def test_out_of_memory_at_another_size_is_not_held_against_the_run_s_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, said: bool
-) -> None:
-    none, due = Orders(NEVER), Orders(NEVER, sweep=SweepOrders())
-    served = [SweepOrders(size), SweepOrders(size, 5)]
-    follows = FollowerChannel(none, none, due, *[Orders(NEVER, sweep=each) for each in served])
-    swept = loader_of(monkeypatch, follows, tmp_path, SWEEPS)
+    follows = FollowerChannel(*[Orders(NEVER, sweep=each) for each in (*BEFORE, SweepOrders(32))])
+    swept = loader_of(monkeypatch, follows, tmp_path, SWEEPS, collate_fn=fails)
     for _ in range(2):
         assert swept.loader.run.next_epoch()
-        for _batch in swept.loader:
-            if follows.told[-1].sweep is not None:
-                break
-        else:
-            continue
-        break
-    swept.loader.run.failed(OutOfMemoryError("no room"))
-    assert (tmp_path / "result").exists() is said
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_an_iterator_that_is_kept_while_training_goes_on_meets_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: LeadChannel, rank: int
-) -> None:
-    served = [None, None, SweepOrders(), SweepOrders(32), SweepOrders(32, 1)]
-    follows = FollowerChannel(*[Orders(NEVER, sweep=each) for each in served])
-    own = follows if rank else channel
-    swept = loader_of(monkeypatch, own, tmp_path, SWEEPS)
-    run = swept.loader.run
-    for _ in range(2):
-        assert run.next_epoch()
-        kept = iter(swept.loader)
-        for batch in kept:
-            swept.clock.now += 0.01 + 0.001 * len(batch)
-            if run.epochs:
-                break
-            assert swept.clock.now < 60.0, "the sweep does not end"
-    assert own.told[-1].sweep is not None
-    run.end_epoch()
-    meetings = len(own.told)
-    assert len(next(kept)) == 8, "one of the run's own"
-    assert len(own.told) == meetings
+        assert {len(batch) for batch in swept.loader} == {8}
+    problems = [facts.sweep.problem for facts in follows.told if facts.sweep is not None]
+    assert problems[-1] == told

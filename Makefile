@@ -90,7 +90,7 @@ SCHEMATHESIS := tests/faults/agent/test_agent_openapi.py
 
 .PHONY: test-faults
 test-faults: setup ## Kill it at every step: nothing is lost, nothing counts twice, limits come back
-	$(PYTEST) -n $(WAITING_JOBS) --dist loadfile --ignore $(SCHEMATHESIS) tests/faults
+	$(PYTEST) -n $(JOBS) --dist loadfile --ignore $(SCHEMATHESIS) tests/faults
 	$(PYTEST) $(SCHEMATHESIS)
 
 .PHONY: test-peers

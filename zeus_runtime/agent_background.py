@@ -126,8 +126,10 @@ class BackgroundAgent:
         if self._pid != os.getpid():
             return
         with self._changed:
+            awaited = self._report is not None
             self._report = result
-        self._wake()
+        if not awaited:  # else the thread knows that there is one to send, and when
+            self._wake()
 
     def wait(self, condition: Callable[[AgentStatus], bool], timeout_seconds: float) -> AgentStatus:
         """Block until `condition` holds or the time is over; return the status then."""

@@ -154,7 +154,7 @@ class BaseRun(ABC):
             self._work.finish()
         self.steps += 1
         if self.steps >= self.wake_at:
-            self._wake()
+            self.wake()
 
     def begin_work(self, samples: float) -> None:
         """Declare work that is no training step (evaluation) to a simulated GPU."""
@@ -384,8 +384,8 @@ class BaseRun(ABC):
     # ---- inside ---------------------------------------------------------------------
 
     @abstractmethod
-    def _wake(self) -> None:
-        """A step ended at which there is something to do."""
+    def wake(self) -> None:
+        """A step ended at which there is something to do: `steps >= wake_at`."""
 
     def _wait_for_gpu(self) -> None:
         if self._synchronize is not None:

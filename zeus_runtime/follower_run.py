@@ -158,7 +158,8 @@ class FollowerRun(BaseRun):
     def write_result_now(self) -> None:
         """See `BaseRun`: rank 0's result was written when it came."""
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """See `BaseRun`."""
         self._wait_for_gpu()
         self._meet(Occasion.STEP)
 

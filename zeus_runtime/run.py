@@ -408,7 +408,8 @@ class TrainingRun(BaseRun):
             Steps(self._steps_per_epoch, self._partial_last_step, self._synchronize),
         )
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """See `BaseRun`."""
         if self._team is not None:
             self._wait_for_gpu()
         with self._meet(Occasion.STEP):

@@ -2,7 +2,7 @@
 
 Runs in the interpreters of all rivals, so that it imports torch and nothing else of theirs or ours.
 A worker reads one JSON object a line and answers with one: an epoch of the plain `DataLoader` or of
-its rival, and how long what lies between two steps took in it.
+its rival, and how long what lies between two steps took in it, or of both in turns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ FILE_MODULES = ("posix", "_io", "io", "_posixsubprocess", "_socket")
 clock = time.perf_counter_ns
 
 Body = Callable[[Any], None]
+Train = Callable[[Body, "Epoch"], Iterator[None]]
+"""Trains for one epoch, and yields after each of its steps."""
 
 
 @dataclass
@@ -91,14 +93,15 @@ def nothing(batch: Any) -> None:
     """A step that does nothing with its batch."""
 
 
-def timed_loop(batches: Iterable[Any], body: Body, epoch: Epoch) -> None:
-    """Train on all batches; a loader's own work is all in the gaps."""
+def timed_steps(batches: Iterable[Any], body: Body, epoch: Epoch) -> Iterator[None]:
+    """Train on all batches; a loader's own work is all in the gaps.  Yield after each step."""
     add = epoch.gaps_ns.append
     end = clock()
     for batch in batches:
         start = clock()
         add(start - end)
         body(batch)
+        yield  # what others do meanwhile is in no gap
         end = clock()
 
 
@@ -109,14 +112,29 @@ class Plain:
         self._train: DataLoader[Any] = DataLoader(Batches(steps), **LOADER_ARGUMENTS)
         self._evaluation: DataLoader[Any] = DataLoader(Batches(1), **LOADER_ARGUMENTS)
 
-    def epoch(self, body: Body) -> Epoch:
+    def epoch(self, body: Body, epoch: Epoch) -> Iterator[None]:
         """Train for one epoch."""
-        epoch, begin = Epoch(), clock()
-        timed_loop(self._train, body, epoch)
+        begin = clock()
+        yield from timed_steps(self._train, body, epoch)
         for _ in self._evaluation:
             pass
         epoch.whole_ns = clock() - begin
-        return epoch
+
+
+def trained(train: Train, body: Body) -> Epoch:
+    """Return one epoch, trained alone."""
+    epoch = Epoch()
+    for _ in train(body, epoch):
+        pass
+    return epoch
+
+
+def trained_in_turns(one: Train, other: Train, body: Body) -> tuple[Epoch, Epoch]:
+    """Return an epoch of each, trained step by step in turns: what slows one slows both."""
+    first, second = Epoch(), Epoch()
+    for _ in zip(one(body, first), other(body, second), strict=True):
+        pass
+    return first, second
 
 
 def others_cpu_ns() -> int:
@@ -129,7 +147,7 @@ def others_cpu_ns() -> int:
     return used
 
 
-def counted(train: Callable[[Body], Epoch], body: Body) -> int:
+def counted(train: Train, body: Body) -> int:
     """Return how many file-system calls Python code makes in an epoch."""
     calls: Counter[str] = Counter()
 
@@ -140,17 +158,27 @@ def counted(train: Callable[[Body], Epoch], body: Body) -> int:
 
     sys.setprofile(see)
     try:
-        train(body)
+        trained(train, body)
     finally:
         sys.setprofile(None)
     return sum(calls.values())
 
 
-def serve(epoch_of_rival: Callable[[Body], Epoch], settled: Callable[[], bool], steps: int) -> None:
+def added_ns(plain: Train, rival: Train, body: Body, plain_first: bool) -> float:
+    """Return what the rival adds to a step: the median over an epoch's steps, taken in turns."""
+    if plain_first:
+        without, within = trained_in_turns(plain, rival, body)
+    else:
+        within, without = trained_in_turns(rival, plain, body)
+    pairs = zip(within.gaps_ns[1:], without.gaps_ns[1:], strict=True)
+    return statistics.median(one - other for one, other in pairs)
+
+
+def serve(rival: Train, settled: Callable[[], bool], steps: int) -> None:
     """Answer the driver until it closes the pipe.
 
     Args:
-        epoch_of_rival: trains for one epoch.
+        rival: trains for one epoch.
         settled: whether the rival has ended profiling.
         steps: of an epoch.
     """
@@ -161,14 +189,17 @@ def serve(epoch_of_rival: Callable[[Body], Epoch], settled: Callable[[], bool], 
     for line in sys.stdin:
         wish = json.loads(line)
         body = bodies[wish["body"]]
-        train = plain.epoch if wish["who"] == "plain" else epoch_of_rival
+        if wish["who"] == "both":
+            added = added_ns(plain.epoch, rival, body, wish["plain_first"])
+            print(json.dumps(added), file=answers, flush=True)
+            continue
+        train = plain.epoch if wish["who"] == "plain" else rival
         if wish.get("count"):
             print(json.dumps(counted(train, body)), file=answers, flush=True)
             continue
         cpu, begin = others_cpu_ns(), clock()
-        epoch = train(body)
+        epoch = trained(train, body)
         answer = {
-            "median_ns": statistics.median(epoch.gaps_ns[1:]),
             "mean_ns": statistics.fmean(epoch.gaps_ns[1:]),
             "whole_ns": epoch.whole_ns,
             "wall_ns": clock() - begin,

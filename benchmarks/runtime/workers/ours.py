@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loop import LOADER_ARGUMENTS, Batches, Body, Epoch, clock, serve, timed_loop
+from loop import LOADER_ARGUMENTS, Batches, Body, Epoch, clock, serve, timed_steps
 from torch.utils.data import DataLoader
 
 from zeus_runtime import ZeusDataLoader
@@ -49,16 +50,15 @@ class WithLoader:
         self._evaluation: ZeusDataLoader[Any] = ZeusDataLoader(Batches(1), **LOADER_ARGUMENTS)
         self._epochs = self._train.epochs()
 
-    def epoch(self, body: Body) -> Epoch:
+    def epoch(self, body: Body, epoch: Epoch) -> Iterator[None]:
         """Train for one epoch."""
-        epoch, begin = Epoch(), clock()
+        begin = clock()
         next(self._epochs)
-        timed_loop(self._train, body, epoch)
+        yield from timed_steps(self._train, body, epoch)
         for _ in self._evaluation:
             pass
         self._train.report_metric(METRIC)
         epoch.whole_ns = clock() - begin
-        return epoch
 
 
 class WithoutLoader:
@@ -69,9 +69,9 @@ class WithoutLoader:
         self._evaluation: DataLoader[Any] = DataLoader(Batches(1), **LOADER_ARGUMENTS)
         self._run = TrainingRun(max_epochs=EPOCHS, batch_size=1, steps_per_epoch=steps)
 
-    def epoch(self, body: Body) -> Epoch:
+    def epoch(self, body: Body, epoch: Epoch) -> Iterator[None]:
         """Train for one epoch."""
-        run, epoch, begin = self._run, Epoch(), clock()
+        run, begin = self._run, clock()
         add = epoch.gaps_ns.append
         run.next_epoch()
         end = clock()
@@ -80,6 +80,7 @@ class WithoutLoader:
             start = clock()
             add(start - end)
             body(batch)
+            yield
             end = clock()
             run.end_step()
         run.end_epoch()
@@ -87,7 +88,6 @@ class WithoutLoader:
             pass
         run.report_metric(METRIC)
         epoch.whole_ns = clock() - begin
-        return epoch
 
 
 def main() -> None:

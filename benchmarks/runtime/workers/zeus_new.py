@@ -7,6 +7,7 @@ epoch, since nothing else would measure it.  Waiting for a CUDA device is left o
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import without_cuda
@@ -30,9 +31,9 @@ class WithOptimizer:
             self._monitor, warmup_steps=WARM_UP_STEPS, profile_steps=PROFILE_STEPS
         )
 
-    def epoch(self, body: Body) -> Epoch:
+    def epoch(self, body: Body, epoch: Epoch) -> Iterator[None]:
         """Train for one epoch."""
-        optimizer, epoch, begin = self.optimizer, Epoch(), clock()
+        optimizer, begin = self.optimizer, clock()
         add = epoch.gaps_ns.append
         optimizer.on_epoch_begin()
         self._monitor.begin_window("epoch")
@@ -42,6 +43,7 @@ class WithOptimizer:
             start = clock()
             add(start - end)
             body(batch)
+            yield
             end = clock()
             optimizer.on_step_end()
         self._monitor.end_window("epoch")
@@ -49,7 +51,6 @@ class WithOptimizer:
         for _ in self._evaluation:
             pass
         epoch.whole_ns = clock() - begin
-        return epoch
 
 
 def main() -> None:

@@ -6,12 +6,13 @@ Waiting for a CUDA device is left out: there is none.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import without_cuda
 import zeus.monitor
-from loop import LOADER_ARGUMENTS, Batches, Body, Epoch, clock, serve, timed_loop
+from loop import LOADER_ARGUMENTS, Batches, Body, Epoch, clock, serve, timed_steps
 from zeus.run import ZeusDataLoader
 
 zeus.monitor.cuda_sync = without_cuda.synchronize
@@ -28,16 +29,15 @@ class WithLoader:
         self._evaluation: Any = ZeusDataLoader(Batches(1), **LOADER_ARGUMENTS)
         self._epochs = self.train.epochs()
 
-    def epoch(self, body: Body) -> Epoch:
+    def epoch(self, body: Body, epoch: Epoch) -> Iterator[None]:
         """Train for one epoch."""
-        epoch, begin = Epoch(), clock()
+        begin = clock()
         next(self._epochs)
-        timed_loop(self.train, body, epoch)
+        yield from timed_steps(self.train, body, epoch)
         for _ in self._evaluation:
             pass
         self.train.report_metric(METRIC, higher_is_better=True)
         epoch.whole_ns = clock() - begin
-        return epoch
 
 
 def main() -> None:

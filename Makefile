@@ -165,6 +165,10 @@ test-e2e: setup ## The program as its user runs it, on one machine
 binaries: setup ## Build the Kubernetes that the tests run against (needs Go; minutes, once)
 	$(BIN)/python -m tests.cluster.support.binaries
 
+.PHONY: build-ahead
+build-ahead: setup ## All that tests need besides Python's packages, images included (needs root for them)
+	$(BIN)/python -m tests.build_ahead
+
 .PHONY: full-cluster full-cluster-down
 full-cluster: setup ## A cluster with two nodes and simulated GPUs to try things, until Ctrl-C (needs root)
 	@$(BIN)/python -m tests.full_cluster up

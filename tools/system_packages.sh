@@ -22,20 +22,33 @@ packages=(
   util-linux                  # unshare, nsenter
 )
 
-missing=()
-for package in "${packages[@]}"; do
-  status=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)
-  [ "$status" = installed ] || missing+=("$package")
-done
+find_missing() {
+  missing=()
+  local package status
+  for package in "${packages[@]}"; do
+    status=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing+=("$package")
+  done
+}
+
+find_missing
 if [ "${#missing[@]}" = 0 ]; then
   exit 0
 fi
-
 if [ "$(id -u)" != 0 ]; then
   echo "system packages: run as root: apt-get install --no-install-recommends ${missing[*]}" >&2
   exit 1
 fi
+
+# apt does not wait for itself: who comes second waits here, and looks what is left to do.
+exec 9>/run/zeus-operator-system-packages.lock
+flock 9
+find_missing
+if [ "${#missing[@]}" = 0 ]; then
+  exit 0
+fi
 echo "system packages: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# Without the lock: a daemon that a package starts would keep it.
+apt-get update -qq 9>&-
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 9>&-

@@ -1,0 +1,72 @@
+"""What tests need besides Python's packages, built before they ask for it.
+
+`python -m tests.build_ahead` builds everything in the order in which `make test test-pods` comes to
+need it.  Whoever finds something missing builds it by itself, and waits for what is being built
+here.  So this may run beside the tests, in the time that they only wait, and what fails here is
+told and left to them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.chart.support.helm import build_helm
+from tests.cluster.support.binaries import BinariesUnavailable, find_binaries
+from tests.cluster.support.workload_controllers import CONTROLLERS, Controller, program_of
+from tests.full_cluster.install.images import archives
+from tests.full_cluster.programs import find_programs
+from tests.observability.support.programs import PrometheusUnavailable
+from tests.observability.support.programs import find_programs as find_prometheus
+from tests.support.peers import PeerUnavailable, find_zeus_python, find_zeusd
+from tools.images.buildah import ImagesError
+
+_SYSTEM_PACKAGES = Path(__file__).parents[1] / "tools" / "system_packages.sh"
+_NOT_HERE = (
+    AssertionError,  # what images lack
+    BinariesUnavailable,
+    ImagesError,
+    PeerUnavailable,
+    PrometheusUnavailable,
+    subprocess.CalledProcessError,
+)
+
+
+def steps() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what is built, by name, in the order of need."""
+    yield "zeusd", find_zeusd
+    yield "Zeus", find_zeus_python
+    yield "control plane", find_binaries
+    for controller in CONTROLLERS:
+        yield controller.name, _builder_of(controller)
+    yield "Helm", build_helm
+    yield "Prometheus", find_prometheus
+    yield "system packages", lambda: subprocess.run([_SYSTEM_PACKAGES], check=True)
+    yield "nodes", find_programs
+    yield "images", archives
+
+
+def _builder_of(controller: Controller) -> Callable[[], Path]:
+    return lambda: program_of(controller)
+
+
+def main() -> int:
+    """Build all that can be built.  Exit code 1: something could not."""
+    failed = 0
+    for name, build in steps():
+        begin = time.monotonic()
+        try:
+            build()
+        except _NOT_HERE as error:
+            failed += 1
+            print(f"{name}: not built: {error}", flush=True)
+        else:
+            print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

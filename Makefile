@@ -80,10 +80,14 @@ lint: setup ## Style, types, import contracts, generated files
 
 .PHONY: test-unit
 test-unit: setup ## Behaviour of each part, on real PostgreSQL, real torch and simulated GPUs
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/unit
+
+.PHONY: coverage
+coverage: setup ## Which lines and branches test-unit does not reach (half as long again)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(SECOND_TRY) -n $(JOBS) --dist loadfile tests/unit
 	@$(BIN)/coverage combine -q
-	@$(BIN)/coverage report --format=total | sed 's/^/Coverage, percent of branches and lines: /'
+	@$(BIN)/coverage report --skip-covered
 
 # Of what schemathesis makes of a document, xdist's workers report nothing, be it good or bad.
 SCHEMATHESIS := tests/faults/agent/test_agent_openapi.py

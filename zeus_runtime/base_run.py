@@ -149,7 +149,7 @@ class BaseRun(ABC):
             self._work.begin(samples)
 
     def end_step(self) -> None:
-        """Training has done with the batch."""
+        """Training has done with the batch.  `ZeusDataLoader` counts by itself, alike."""
         if self._work is not None:
             self._work.finish()
         self.steps += 1
@@ -385,7 +385,7 @@ class BaseRun(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """A step ended at which there is something to do: `steps >= wake_at`."""
+        """A step ended at which there is something to do (`steps >= wake_at`).  Not for scripts."""
 
     def _wait_for_gpu(self) -> None:
         if self._synchronize is not None:

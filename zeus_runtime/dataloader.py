@@ -221,8 +221,7 @@ class ZeusDataLoader(DataLoader[T_co]):
         if run.gpu is None or not run.gpu.simulated:
             for batch in batches:
                 yield batch
-                # As `end_step` does, without a call: after a step none of it is in the processor's
-                # caches, and this is all that is done on the path of every step.
+                # As `end_step` does, without a call: all that is done on the path of every step.
                 run.steps = steps = run.steps + 1
                 if steps >= run.wake_at:
                     run.wake()

@@ -112,9 +112,9 @@ Seen = dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
 
 def _steps(workers: list[Worker], body: str, rounds: int) -> dict[str, Estimate]:
     added: dict[str, list[float]] = {worker.name: [] for worker in workers}
-    for turn in range(rounds):
+    for _ in range(rounds):
         for worker in workers:
-            added[worker.name].append(worker.added_ns(body, plain_first=turn % 2 == 0) / 1e3)
+            added[worker.name].append(worker.added_ns(body) / 1e3)
     return {name: estimate(values) for name, values in added.items()}
 
 

@@ -47,9 +47,9 @@ class Worker:
         """Train for one epoch; return how long things took."""
         return dict(self._ask({"who": who, "body": body}))
 
-    def added_ns(self, body: str, plain_first: bool) -> float:
+    def added_ns(self, body: str) -> float:
         """Train an epoch of each, step by step in turns; return what a step of its own adds."""
-        return float(self._ask({"who": "both", "body": body, "plain_first": plain_first}))
+        return float(self._ask({"who": "both", "body": body}))
 
     def file_calls(self, who: str) -> int:
         """Return how many file-system calls an epoch on data alone makes."""

@@ -164,12 +164,9 @@ def counted(train: Train, body: Body) -> int:
     return sum(calls.values())
 
 
-def added_ns(plain: Train, rival: Train, body: Body, plain_first: bool) -> float:
+def added_ns(plain: Train, rival: Train, body: Body) -> float:
     """Return what the rival adds to a step: the median over an epoch's steps, taken in turns."""
-    if plain_first:
-        without, within = trained_in_turns(plain, rival, body)
-    else:
-        within, without = trained_in_turns(rival, plain, body)
+    without, within = trained_in_turns(plain, rival, body)
     pairs = zip(within.gaps_ns[1:], without.gaps_ns[1:], strict=True)
     return statistics.median(one - other for one, other in pairs)
 
@@ -190,8 +187,7 @@ def serve(rival: Train, settled: Callable[[], bool], steps: int) -> None:
         wish = json.loads(line)
         body = bodies[wish["body"]]
         if wish["who"] == "both":
-            added = added_ns(plain.epoch, rival, body, wish["plain_first"])
-            print(json.dumps(added), file=answers, flush=True)
+            print(json.dumps(added_ns(plain.epoch, rival, body)), file=answers, flush=True)
             continue
         train = plain.epoch if wish["who"] == "plain" else rival
         if wish.get("count"):

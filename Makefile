@@ -87,7 +87,7 @@ coverage: setup ## Which lines and branches test-unit does not reach (half as lo
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(SECOND_TRY) -n $(JOBS) --dist loadfile tests/unit
 	@$(BIN)/coverage combine -q
-	@$(BIN)/coverage report --skip-covered
+	@$(BIN)/coverage report
 
 # Of what schemathesis makes of a document, xdist's workers report nothing, be it good or bad.
 SCHEMATHESIS := tests/faults/agent/test_agent_openapi.py

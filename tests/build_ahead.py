@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.chart.support.helm import build_helm
 from tests.cluster.support.binaries import find_binaries
-from tests.cluster.support.workload_controllers import CONTROLLERS, Controller, program_of
+from tests.cluster.support.workload_controllers import CONTROLLERS, program_of
 from tests.full_cluster.install.images import archives
 from tests.full_cluster.programs import find_programs
 from tests.observability.support.programs import find_programs as find_prometheus
@@ -32,16 +33,12 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "Zeus", zeus_python
     yield "control plane", find_binaries
     for controller in CONTROLLERS:
-        yield controller.name, _builder_of(controller)
+        yield controller.name, partial(program_of, controller)
     yield "Helm", build_helm
     yield "Prometheus", find_prometheus
-    yield "system packages", lambda: subprocess.run([_SYSTEM_PACKAGES], check=True)
+    yield "system packages", partial(subprocess.run, [_SYSTEM_PACKAGES], check=True)
     yield "nodes", find_programs
     yield "images", archives
-
-
-def _builder_of(controller: Controller) -> Callable[[], Path]:
-    return lambda: program_of(controller)
 
 
 def main() -> int:
